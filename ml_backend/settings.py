@@ -1,0 +1,229 @@
+"""Every setting: what the operator sets in the environment, and what a project overrides in its extra params.
+
+The environment is an argument (`Settings.from_environment(os.environ)`), so that reading settings stays pure.
+Order of precedence: defaults, environment, the connection's extra params under the key ``refit``, the project's own
+``min_annotations_to_start_training`` (the threshold alone, when above 1).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+
+from ml_backend.errors import BadInput, SettingsError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+DEFAULT_MIN_ANNOTATIONS = 10
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class RetrainSettings(_Strict):
+    """When to retrain; times in seconds."""
+
+    min_annotations: int = Field(DEFAULT_MIN_ANNOTATIONS, ge=1, description="Annotations that the first training needs.")
+    every: int | None = Field(
+        None, ge=1, description="Changed annotations that a later training needs at least; as many as the first, if not set."
+    )
+    growth: float = Field(
+        0.2, ge=0, le=10, description="Changed annotations that a later training needs, as a share of the last training set."
+    )
+    quiet: float = Field(2.0, ge=0, le=3600, description="Seconds without a new annotation before a training begins.")
+    max_wait: float = Field(30.0, ge=0, le=86400, description="Seconds after which a training begins although annotations keep coming.")
+    min_interval: float | None = Field(
+        None, ge=0, le=604800, description="Seconds between the end of a training and the next; as long as the last one took, if not set."
+    )
+    max_runs_per_day: int | None = Field(None, ge=1, description="Automatic trainings in 24 hours; no limit, if not set.")
+    max_staleness: float | None = Field(
+        None, gt=0, description="Seconds after which a changed annotation forces a training, however few there are; off, if not set."
+    )
+
+
+class PromoteSettings(_Strict):
+    """When a new version serves."""
+
+    when: Literal["not_worse", "better", "min_gain", "always", "never"] = Field(
+        "not_worse", description="not_worse keeps a version aside only if it is measurably worse; better and min_gain ask for more."
+    )
+    min_gain: float = Field(0.0, ge=0, le=1, description="The gain in score that min_gain asks for.")
+
+
+class PredictionSettings(_Strict):
+    """Which predictions go back to Label Studio."""
+
+    enabled: bool = Field(True, description="Whether fresh predictions are sent after a promotion.")
+    limit: int = Field(1000, ge=0, le=1_000_000, description="Tasks that get a fresh prediction, the most useful first.")
+    show: bool = Field(True, description="Whether annotators see predictions; false avoids anchoring and keeps the order (fact 22).")
+    strategy: Literal["margin", "confidence", "priority"] = Field("margin", description="What a prediction's rank is made of.")
+
+
+class Refit(_Strict):
+    """What a project may override: the extra params' ``refit``."""
+
+    retrain: RetrainSettings = RetrainSettings()
+    promote: PromoteSettings = PromoteSettings()
+    predictions: PredictionSettings = PredictionSettings()
+    serve: int | None = Field(None, ge=1, description="Pins a version's number: this one serves whatever is promoted.")
+    bulk_accepted: bool = Field(False, description="Whether bulk-accepted predictions that nobody changed are trained on (fact 21).")
+
+
+class _GivenEnvironment(EnvSettingsSource):
+    """pydantic-settings' own reader, over a mapping that is handed in."""
+
+    def __init__(self, settings: type[BaseSettings], environment: Mapping[str, str]) -> None:
+        self._given = environment
+        super().__init__(settings)
+
+    def _load_env_vars(self) -> Mapping[str, str | None]:
+        return {name.lower(): value for name, value in self._given.items()}
+
+
+class Settings(BaseSettings):
+    """The operator's settings. Names that people know already keep their names; ours begin with ``ML_BACKEND_``."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="ML_BACKEND_",
+        env_nested_delimiter="_",
+        env_nested_max_split=1,
+        extra="ignore",
+        frozen=True,
+        env_ignore_empty=True,
+        populate_by_name=True,
+    )
+
+    host: str = Field("127.0.0.1", description="Address the web server binds to.")
+    port: int = Field(9090, ge=0, le=65535, validation_alias="PORT", description="Port of the web server; 0 takes a free one.")
+    web_workers: int = Field(2, ge=1, le=256, validation_alias="WORKERS", description="Web processes.")
+    threads: int = Field(8, ge=1, le=256, validation_alias="THREADS", description="Threads of each web process.")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", validation_alias="LOG_LEVEL", description="Least level logged.")
+    data_dir: Path = Field(Path(".ml-backend"), description="Where the private Valkey and the versions lie.")
+    redis_url: SecretStr | None = Field(
+        None, validation_alias="REDIS_URL", description="A Redis or Valkey of your own; a private Valkey is started, if not set."
+    )
+    redis_fsync: Literal["always", "everysec"] = Field("always", description="How the private Valkey keeps what it acknowledged.")
+    redis_prefix: str = Field("mlb:", pattern=r"^[A-Za-z0-9:_-]{1,32}$", description="Prefix of every key.")
+    store: str | None = Field(None, validation_alias=AliasChoices("ML_BACKEND_STORE", "MODEL_DIR"), description="Where versions lie: a folder, or s3://….")
+    label_studio_url: str | None = Field(
+        None, validation_alias=AliasChoices("LABEL_STUDIO_URL", "LABEL_STUDIO_HOST"), description="Label Studio's address."
+    )
+    label_studio_api_key: SecretStr | None = Field(
+        None,
+        validation_alias=AliasChoices("LABEL_STUDIO_API_KEY", "LABEL_STUDIO_ACCESS_TOKEN"),
+        description="A personal access token of Label Studio.",
+    )
+    basic_auth_user: str | None = Field(None, validation_alias="BASIC_AUTH_USER", description="User that Label Studio logs in as.")
+    basic_auth_pass: SecretStr | None = Field(None, validation_alias="BASIC_AUTH_PASS", description="Its password.")
+    insecure: bool = Field(False, description="Whether to serve other machines without any credentials.")
+    model: str | None = Field(None, description="The model: a file, a folder, file.py:Class or package.module:Class.")
+    max_body: int = Field(64 * 1024 * 1024, ge=1024, description="Largest request body, in bytes.")
+    predict: Literal["web", "worker"] = Field("web", description="Where predictions are made.")
+    predict_deadline: float = Field(80.0, gt=0, description="Seconds after which the rest of a batch stays without predictions.")
+    max_models: int = Field(16, ge=1, description="Models that a web process keeps in memory.")
+    train_workers: int = Field(1, ge=1, le=64, description="Processes that train.")
+    worker: Literal["fork", "spawn"] = Field("fork", description="How a training process starts; spawn is for CUDA and macOS.")
+    run_timeout: float = Field(6 * 3600.0, gt=0, description="Seconds that one training may take.")
+    lease: float = Field(15.0, gt=0.3, description="Seconds after which a silent training counts as lost.")
+    tick: float = Field(0.2, gt=0, le=60, description="Seconds between two looks of the clock.")
+    keep_versions: int = Field(10, ge=1, description="Versions kept of each project, beside those in use.")
+    retrain: RetrainSettings = RetrainSettings()
+    promote: PromoteSettings = PromoteSettings()
+    predictions: PredictionSettings = PredictionSettings()
+
+    @field_validator("label_studio_url")
+    @classmethod
+    def _http(cls, value: str | None) -> str | None:
+        if value is not None and not value.startswith(("http://", "https://")):
+            raise ValueError("must begin with http:// or https://")
+        return value.rstrip("/") if value else None
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003 - pydantic-settings' signature
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Only what is handed in: nothing is read behind the caller's back."""
+        return (init_settings,)
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str], **overrides: Any) -> Settings:  # noqa: ANN401 - one per field
+        """Read the settings from a mapping such as ``os.environ``; ``overrides`` (by field name) win.
+
+        Raises `SettingsError` naming the variable.
+        """
+        try:
+            given = {**_GivenEnvironment(cls, environment)(), **{k: v for k, v in overrides.items() if v is not None}}
+            return cls(**given)
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise SettingsError(_variable(first["loc"]), first["msg"]) from None
+
+    @property
+    def refit(self) -> Refit:
+        """The operator's defaults for every project."""
+        return Refit(retrain=self.retrain, promote=self.promote, predictions=self.predictions)
+
+    @property
+    def store_url(self) -> str:
+        """Where versions lie."""
+        return self.store or str(self.data_dir / "versions")
+
+    @property
+    def credentials(self) -> tuple[str, str] | None:
+        """User and password that callers must give; None when there are none."""
+        if self.basic_auth_pass is None:
+            return None
+        return self.basic_auth_user or "label-studio", self.basic_auth_pass.get_secret_value()
+
+
+def _variable(location: tuple[int | str, ...]) -> str:
+    parts = [str(part) for part in location]
+    if parts and parts[0].isupper():
+        return parts[0]
+    return "ML_BACKEND_" + "_".join(parts).upper()
+
+
+def read_extra_params(extra_params: object, defaults: Refit) -> tuple[Refit, dict[str, Any]]:
+    """A project's settings and the model's own params from what the user typed into the connection form (fact 13).
+
+    ``extra_params`` is None, an object or its JSON text. Everything beside ``refit`` is the model's own.
+    Raises `BadInput` naming the field, for instance ``extra_params.refit.retrain.every``.
+    """
+    if extra_params is None or extra_params == "":
+        return defaults, {}
+    if isinstance(extra_params, str):
+        import json  # noqa: PLC0415 - this form comes from older releases only
+
+        try:
+            extra_params = json.loads(extra_params)
+        except ValueError:
+            raise BadInput("extra_params", "must be a JSON object") from None
+    if not isinstance(extra_params, dict):
+        raise BadInput("extra_params", "must be a JSON object")
+    own = {key: value for key, value in extra_params.items() if key != "refit"}
+    given = extra_params.get("refit")
+    if given is None:
+        return defaults, own
+    if not isinstance(given, dict):
+        raise BadInput("extra_params.refit", "must be a JSON object")
+    merged: dict[str, Any] = {}
+    base = defaults.model_dump()
+    for key, value in given.items():
+        merged[key] = {**base[key], **value} if isinstance(value, dict) and isinstance(base.get(key), dict) else value
+    try:
+        return Refit.model_validate({**base, **merged}, strict=False), own
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(("extra_params", "refit", *(str(part) for part in first["loc"])))
+        reason = "no such setting" if first["type"] == "extra_forbidden" else first["msg"]
+        raise BadInput(field, reason) from None
