@@ -1,0 +1,183 @@
+"""Where versions lie: the small interface that both kinds of store meet, and the plain folder."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import re
+import shutil
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, Protocol
+
+from ml_backend.errors import RegistryError, StoreUnavailable
+from ml_backend.registry.manifest import MANIFEST, FileEntry
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ml_backend.registry.manifest import Manifest
+
+_NUMBER = re.compile(r"[1-9]\d{0,11}", re.ASCII)
+_UID = re.compile(r"\d{1,18}\.\d{1,12}", re.ASCII)
+_CHUNK = 1 << 20
+
+
+class Storage(Protocol):
+    """Files under ``<store>/<uid>/``. Every method raises `StoreUnavailable` when the store cannot be used."""
+
+    def uids(self) -> list[str]:
+        """The projects that have anything stored."""
+
+    def numbers(self, uid: str) -> dict[int, bool]:
+        """Every number that has anything stored, and whether its manifest is there: without one it is a leftover."""
+
+    def read(self, uid: str, name: str) -> bytes:
+        """The content of a small file. Raises `FileNotFoundError`."""
+
+    def write(self, uid: str, name: str, data: bytes) -> None:
+        """Make a small file appear at once and whole, in place of the one before."""
+
+    def begin(self, uid: str, number: int) -> None:
+        """Take an empty place. Raises `RegistryError` when something is there already."""
+
+    def put(self, uid: str, number: int, name: str, source: Path) -> FileEntry:
+        """Copy a file in; the checksum is that of the bytes which were stored."""
+
+    def remove(self, uid: str, number: int) -> None:
+        """Remove a version or a leftover, its manifest first, so that half of it is never listed."""
+
+    def folder(self, uid: str, number: int, manifest: Manifest) -> Path:
+        """A local folder with the version's files, not yet verified."""
+
+    def forget(self, uid: str, number: int) -> bool:
+        """Drop a local copy which turned out damaged; False when there is none to fetch again."""
+
+
+class FolderStorage:
+    """A folder on a disk, private to its owner (0700, files 0600), written so that a power cut leaves no half file."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def uids(self) -> list[str]:
+        """The projects that have anything stored."""
+        with _reported(self._root):
+            return sorted(entry.name for entry in _entries(self._root) if _UID.fullmatch(entry.name))
+
+    def numbers(self, uid: str) -> dict[int, bool]:
+        """Every number that has a folder, and whether its manifest is there."""
+        with _reported(self._root):
+            return {
+                int(entry.name): Path(entry.path, MANIFEST).is_file()
+                for entry in _entries(self._root / uid)
+                if _NUMBER.fullmatch(entry.name) and entry.is_dir(follow_symlinks=False)
+            }
+
+    def read(self, uid: str, name: str) -> bytes:
+        """The content of a small file. Raises `FileNotFoundError`."""
+        with _reported(self._root):
+            return (self._root / uid / name).read_bytes()
+
+    def write(self, uid: str, name: str, data: bytes) -> None:
+        """Write beside it, then rename over it."""
+        target = self._root / uid / name
+        with _reported(self._root):
+            _private_folder(target.parent)
+            beside = target.parent / f".{target.name}.{os.getpid()}-{threading.get_ident()}"
+            try:
+                with _private_file(beside) as handle:
+                    handle.write(data)
+                    handle.flush()
+                    os.fsync(handle.fileno())
+                beside.replace(target)
+            except BaseException:
+                beside.unlink(missing_ok=True)
+                raise
+            _sync_folder(target.parent)
+
+    def begin(self, uid: str, number: int) -> None:
+        """Make the version's folder, which must not exist."""
+        with _reported(self._root):
+            _private_folder(self._root / uid)
+            try:
+                (self._root / uid / str(number)).mkdir(mode=0o700)
+            except FileExistsError as error:
+                raise RegistryError(f"version {number} of project {uid} exists already") from error
+
+    def put(self, uid: str, number: int, name: str, source: Path) -> FileEntry:
+        """Copy a file in, hashing what is written."""
+        target = self._root / uid / str(number) / name
+        digest = hashlib.sha256()
+        size = 0
+        with _reported(self._root):
+            _private_folder(target.parent)
+            with source.open("rb") as reader, _private_file(target) as writer:
+                while chunk := reader.read(_CHUNK):
+                    writer.write(chunk)
+                    digest.update(chunk)
+                    size += len(chunk)
+                writer.flush()
+                os.fsync(writer.fileno())
+            _sync_folder(target.parent)
+        return FileEntry(digest.hexdigest(), size)
+
+    def remove(self, uid: str, number: int) -> None:
+        """Remove the folder, its manifest first."""
+        folder = self._root / uid / str(number)
+        with _reported(self._root):
+            (folder / MANIFEST).unlink(missing_ok=True)
+            with contextlib.suppress(FileNotFoundError):
+                shutil.rmtree(folder)
+
+    def folder(self, uid: str, number: int, manifest: Manifest) -> Path:  # noqa: ARG002 - remote stores need it
+        """The version's own folder: nothing is copied."""
+        return self._root / uid / str(number)
+
+    def forget(self, uid: str, number: int) -> bool:  # noqa: ARG002 - there is no copy
+        """Nothing: this is the store itself."""
+        return False
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as found:
+            return list(found)
+    except FileNotFoundError:
+        return []
+
+
+def _private_folder(folder: Path) -> None:
+    # Path.mkdir(parents=True) gives its mode to the last folder only.
+    missing = []
+    while not folder.is_dir():
+        missing.append(folder)
+        folder = folder.parent
+    for one in reversed(missing):
+        one.mkdir(mode=0o700, exist_ok=True)
+
+
+def _private_file(path: Path) -> BinaryIO:
+    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600), "wb")
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextlib.contextmanager
+def _reported(root: Path) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            raise StoreUnavailable(f"the disk of the version store is full ({root})") from error
+        raise StoreUnavailable(f"the version store {root} cannot be used: {error}") from error
