@@ -1,0 +1,35 @@
+"""Fixtures that several test modules share."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.label_studio.driver import Driver
+from tests.label_studio.server import RealLabelStudio
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@pytest.fixture(scope="session")
+def label_studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealLabelStudio]:
+    """One real Label Studio for the whole session; tests make their own projects in it."""
+    with RealLabelStudio(tmp_path_factory.mktemp("label-studio")) as running:
+        yield running
+
+
+@pytest.fixture
+def driver(label_studio: RealLabelStudio) -> Iterator[Driver]:
+    """A person at that Label Studio, logged in with a personal access token."""
+    with Driver(label_studio.base_url, label_studio.personal_token) as person:
+        yield person
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whoever uses the real server is marked, and waits longer: the first start installs it."""
+    for item in items:
+        if "label_studio" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.label_studio)
+            item.add_marker(pytest.mark.timeout(600))
