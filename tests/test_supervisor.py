@@ -168,7 +168,7 @@ def test_a_killed_child_is_started_again_and_the_log_says_why(tree: Callable[[st
 def test_restarts_come_at_growing_intervals(tree: Callable[[str], Tree]) -> None:
     running = tree('ProcessSpec(name="worker", argv=["false"], essential=False)')
     for delay in ("0.1", "0.2", "0.4", "0.8"):
-        until(lambda delay=delay: f"again in {delay} s" in running.log, f"the delay of {delay} s")  # type: ignore[misc]
+        until(lambda delay=delay: f"again in {delay} s" in running.log, f"the delay of {delay} s")
     assert running.process.poll() is None
 
 
