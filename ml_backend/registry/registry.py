@@ -99,7 +99,7 @@ class Registry:
             data = encode(whole)
             decode(data)
             _must_hold(lease_check)
-            self._storage.write(uid, f"{number}/{MANIFEST}", data)
+            self._storage.commit(uid, number, files, data)
         except BaseException as error:
             self._discard(uid, number)
             if isinstance(error, FileNotFoundError):
@@ -108,9 +108,9 @@ class Registry:
         self.prune(uid)
         return Version(uid, whole, _status(whole, None))
 
-    def _discard(self, uid: str, number: int) -> None:
+    def _discard(self, uid: str, number: int, *, leftover: bool = False) -> None:
         try:
-            self._storage.remove(uid, number)
+            self._storage.remove(uid, number, leftover=leftover)
         except RegistryError as error:
             log.warning("leftovers of version %d of project %s stay until the next run: %s", number, uid, error)
 
@@ -118,7 +118,7 @@ class Registry:
         # Whoever holds the lease is the only one who may publish: older numbers without a manifest were given up.
         for old, complete in self._storage.numbers(uid).items():
             if old < number and not complete:
-                self._discard(uid, old)
+                self._discard(uid, old, leftover=True)
 
     def prune(self, uid: str) -> list[int]:
         """Remove old versions; the numbers that went.
@@ -306,21 +306,16 @@ class Registry:
         return self._aliases.read(uid)
 
     def _stored_alias(self, uid: str) -> Alias | None:
+        # Without a note nothing was promoted yet: a version may be published and its run about to promote it.
         mirrored = self._mirrored(uid)
+        if mirrored is None:
+            return None
         for number, complete in sorted(self._storage.numbers(uid).items(), reverse=True):
-            if mirrored is not None and number <= mirrored.number:
-                break
-            manifest = self._manifest_or_none(uid, number) if complete else None
-            if manifest is None or not manifest.promotion.promoted:
-                continue
-            if mirrored is None:
-                return Alias(number, manifest.name, manifest.created_at)
-            if manifest.created_at > mirrored.moved_at:
+            manifest = self._manifest_or_none(uid, number) if complete and number > mirrored.number else None
+            if manifest and manifest.promotion.promoted and manifest.created_at > mirrored.moved_at:
                 # Promoted after the note was last written: the writer died in between.
                 return mirrored.onward(number, manifest.name, manifest.created_at)
-        if mirrored is not None and self._manifest_or_none(uid, mirrored.number) is None:
-            return None
-        return mirrored
+        return mirrored if self._manifest_or_none(uid, mirrored.number) else None
 
     def _manifest_or_none(self, uid: str, number: int) -> Manifest | None:
         try:

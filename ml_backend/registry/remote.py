@@ -15,7 +15,7 @@ from ml_backend.errors import RegistryError, StoreUnavailable
 from ml_backend.registry.manifest import MANIFEST, FileEntry, encode
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
     from pathlib import Path
 
     from ml_backend.registry.manifest import Manifest
@@ -101,12 +101,21 @@ class RemoteStorage:
             size = handle.tell()
         target = f"{uid}/{number}/{name}"
         with self._using() as (system, root):
+            system.makedirs(f"{root}/{target}".rpartition("/")[0], exist_ok=True)
             system.put_file(str(source), f"{root}/{target}")
         return FileEntry(digest, size)
 
-    def remove(self, uid: str, number: int) -> None:
+    def commit(self, uid: str, number: int, names: Collection[str], manifest: bytes) -> None:
+        """Write the manifest, then see that the files were not swept just before: an object store locks nothing."""
+        self.write(uid, f"{number}/{MANIFEST}", manifest)
+        if not {f"{uid}/{number}/{name}" for name in names} <= set(self._names(f"{uid}/{number}")):
+            raise StoreUnavailable(f"files of version {number} of project {uid} were removed while it was published")
+
+    def remove(self, uid: str, number: int, *, leftover: bool = False) -> None:
         """Delete the objects, the manifest first, and the local copy."""
         names = self._names(f"{uid}/{number}")
+        if leftover and f"{uid}/{number}/{MANIFEST}" in names:
+            return
         names.sort(key=lambda name: name != f"{uid}/{number}/{MANIFEST}")
         with self._using() as (system, root):
             for name in names:

@@ -7,6 +7,7 @@ import errno
 import hashlib
 import os
 import re
+import secrets
 import shutil
 import threading
 from pathlib import Path
@@ -16,13 +17,14 @@ from ml_backend.errors import RegistryError, StoreUnavailable
 from ml_backend.registry.manifest import MANIFEST, FileEntry
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
 
     from ml_backend.registry.manifest import Manifest
 
 _NUMBER = re.compile(r"[1-9]\d{0,11}", re.ASCII)
 _UID = re.compile(r"\d{1,18}\.\d{1,12}", re.ASCII)
 _CHUNK = 1 << 20
+_GONE = ".gone-"
 
 
 class Storage(Protocol):
@@ -46,8 +48,11 @@ class Storage(Protocol):
     def put(self, uid: str, number: int, name: str, source: Path) -> FileEntry:
         """Copy a file in; the checksum is that of the bytes which were stored."""
 
-    def remove(self, uid: str, number: int) -> None:
-        """Remove a version or a leftover, its manifest first, so that half of it is never listed."""
+    def commit(self, uid: str, number: int, names: Collection[str], manifest: bytes) -> None:
+        """Write the manifest, which makes the version exist, unless somebody swept its files away meanwhile."""
+
+    def remove(self, uid: str, number: int, *, leftover: bool = False) -> None:
+        """Remove a version so that half of it is never listed; a ``leftover`` only if it is one still."""
 
     def folder(self, uid: str, number: int, manifest: Manifest) -> Path:
         """A local folder with the version's files, not yet verified."""
@@ -83,9 +88,12 @@ class FolderStorage:
 
     def write(self, uid: str, name: str, data: bytes) -> None:
         """Write beside it, then rename over it."""
-        target = self._root / uid / name
         with _reported(self._root):
-            _private_folder(target.parent)
+            _private_folder(self._root / uid)
+        self._replace(self._root / uid / name, data)
+
+    def _replace(self, target: Path, data: bytes) -> None:
+        with _reported(self._root):
             beside = target.parent / f".{target.name}.{os.getpid()}-{threading.get_ident()}"
             try:
                 with _private_file(beside) as handle:
@@ -109,11 +117,13 @@ class FolderStorage:
 
     def put(self, uid: str, number: int, name: str, source: Path) -> FileEntry:
         """Copy a file in, hashing what is written."""
-        target = self._root / uid / str(number) / name
+        folder = self._root / uid / str(number)
+        target = folder / name
         digest = hashlib.sha256()
         size = 0
         with _reported(self._root):
-            _private_folder(target.parent)
+            # Never the version's own folder: if it was swept, this must fail.
+            _private_folder(target.parent, below=folder)
             with source.open("rb") as reader, _private_file(target) as writer:
                 while chunk := reader.read(_CHUNK):
                     writer.write(chunk)
@@ -124,13 +134,22 @@ class FolderStorage:
             _sync_folder(target.parent)
         return FileEntry(digest.hexdigest(), size)
 
-    def remove(self, uid: str, number: int) -> None:
-        """Remove the folder, its manifest first."""
+    def commit(self, uid: str, number: int, names: Collection[str], manifest: bytes) -> None:  # noqa: ARG002
+        """Write the manifest into the folder; one that was swept is gone as a whole, so this fails then."""
+        self._replace(self._root / uid / str(number) / MANIFEST, manifest)
+
+    def remove(self, uid: str, number: int, *, leftover: bool = False) -> None:
+        """Move the folder out of sight in one step, then delete it, and what earlier removals left."""
         folder = self._root / uid / str(number)
+        hidden = folder.with_name(f"{_GONE}{number}-{secrets.token_hex(4)}")
         with _reported(self._root):
-            (folder / MANIFEST).unlink(missing_ok=True)
             with contextlib.suppress(FileNotFoundError):
-                shutil.rmtree(folder)
+                folder.rename(hidden)
+            if leftover and (hidden / MANIFEST).is_file():
+                hidden.rename(folder)
+            for entry in _entries(self._root / uid):
+                if entry.name.startswith(_GONE):
+                    shutil.rmtree(entry.path, ignore_errors=True)
 
     def folder(self, uid: str, number: int, manifest: Manifest) -> Path:  # noqa: ARG002 - remote stores need it
         """The version's own folder: nothing is copied."""
@@ -149,10 +168,10 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
         return []
 
 
-def _private_folder(folder: Path) -> None:
+def _private_folder(folder: Path, below: Path | None = None) -> None:
     # Path.mkdir(parents=True) gives its mode to the last folder only.
     missing = []
-    while not folder.is_dir():
+    while folder != below and not folder.is_dir():
         missing.append(folder)
         folder = folder.parent
     for one in reversed(missing):
