@@ -93,7 +93,12 @@ class Example:
         votes: Counter[tuple[str, ...]] = Counter()
         latest: dict[tuple[str, ...], tuple[int, int]] = {}
         for annotation in decisive:
-            labels = tuple(label for region in annotation.result if region.get("from_name") == control for label in labels_of(region))
+            labels = tuple(
+                label
+                for region in annotation.result
+                if region.get("from_name") == control
+                for label in labels_of(region)
+            )
             votes[labels] += 1
             latest[labels] = max(latest.get(labels, (0, 0)), (annotation.updated_at_us, annotation.id))
         if not votes:

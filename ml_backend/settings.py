@@ -28,21 +28,37 @@ class _Strict(BaseModel):
 class RetrainSettings(_Strict):
     """When to retrain; times in seconds."""
 
-    min_annotations: int = Field(DEFAULT_MIN_ANNOTATIONS, ge=1, description="Annotations that the first training needs.")
+    min_annotations: int = Field(
+        DEFAULT_MIN_ANNOTATIONS, ge=1, description="Annotations that the first training needs."
+    )
     every: int | None = Field(
-        None, ge=1, description="Changed annotations that a later training needs at least; as many as the first, if not set."
+        None,
+        ge=1,
+        description="Changed annotations that a later training needs at least; as many as the first, if not set.",
     )
     growth: float = Field(
-        0.2, ge=0, le=10, description="Changed annotations that a later training needs, as a share of the last training set."
+        0.2,
+        ge=0,
+        le=10,
+        description="Changed annotations that a later training needs, as a share of the last training set.",
     )
     quiet: float = Field(2.0, ge=0, le=3600, description="Seconds without a new annotation before a training begins.")
-    max_wait: float = Field(30.0, ge=0, le=86400, description="Seconds after which a training begins although annotations keep coming.")
-    min_interval: float | None = Field(
-        None, ge=0, le=604800, description="Seconds between the end of a training and the next; as long as the last one took, if not set."
+    max_wait: float = Field(
+        30.0, ge=0, le=86400, description="Seconds after which a training begins although annotations keep coming."
     )
-    max_runs_per_day: int | None = Field(None, ge=1, description="Automatic trainings in 24 hours; no limit, if not set.")
+    min_interval: float | None = Field(
+        None,
+        ge=0,
+        le=604800,
+        description="Seconds between the end of a training and the next; as long as the last one took, if not set.",
+    )
+    max_runs_per_day: int | None = Field(
+        None, ge=1, description="Automatic trainings in 24 hours; no limit, if not set."
+    )
     max_staleness: float | None = Field(
-        None, gt=0, description="Seconds after which a changed annotation forces a training, however few there are; off, if not set."
+        None,
+        gt=0,
+        description="Seconds after which changed annotations force a training, however few they are; off, if not set.",
     )
 
 
@@ -50,7 +66,8 @@ class PromoteSettings(_Strict):
     """When a new version serves."""
 
     when: Literal["not_worse", "better", "min_gain", "always", "never"] = Field(
-        "not_worse", description="not_worse keeps a version aside only if it is measurably worse; better and min_gain ask for more."
+        "not_worse",
+        description="not_worse keeps a version aside only if it is measurably worse; better and min_gain ask for more.",
     )
     min_gain: float = Field(0.0, ge=0, le=1, description="The gain in score that min_gain asks for.")
 
@@ -59,9 +76,15 @@ class PredictionSettings(_Strict):
     """Which predictions go back to Label Studio."""
 
     enabled: bool = Field(True, description="Whether fresh predictions are sent after a promotion.")
-    limit: int = Field(1000, ge=0, le=1_000_000, description="Tasks that get a fresh prediction, the most useful first.")
-    show: bool = Field(True, description="Whether annotators see predictions; false avoids anchoring and keeps the order (fact 22).")
-    strategy: Literal["margin", "confidence", "priority"] = Field("margin", description="What a prediction's rank is made of.")
+    limit: int = Field(
+        1000, ge=0, le=1_000_000, description="Tasks that get a fresh prediction, the most useful first."
+    )
+    show: bool = Field(
+        True, description="Whether annotators see predictions; false avoids anchoring and keeps the order (fact 22)."
+    )
+    strategy: Literal["margin", "confidence", "priority"] = Field(
+        "margin", description="What a prediction's rank is made of."
+    )
 
 
 class Refit(_Strict):
@@ -71,7 +94,9 @@ class Refit(_Strict):
     promote: PromoteSettings = PromoteSettings()
     predictions: PredictionSettings = PredictionSettings()
     serve: int | None = Field(None, ge=1, description="Pins a version's number: this one serves whatever is promoted.")
-    bulk_accepted: bool = Field(False, description="Whether bulk-accepted predictions that nobody changed are trained on (fact 21).")
+    bulk_accepted: bool = Field(
+        False, description="Whether bulk-accepted predictions that nobody changed are trained on (fact 21)."
+    )
 
 
 class _GivenEnvironment(EnvSettingsSource):
@@ -99,35 +124,55 @@ class Settings(BaseSettings):
     )
 
     host: str = Field("127.0.0.1", description="Address the web server binds to.")
-    port: int = Field(9090, ge=0, le=65535, validation_alias="PORT", description="Port of the web server; 0 takes a free one.")
+    port: int = Field(
+        9090, ge=0, le=65535, validation_alias="PORT", description="Port of the web server; 0 takes a free one."
+    )
     web_workers: int = Field(2, ge=1, le=256, validation_alias="WORKERS", description="Web processes.")
     threads: int = Field(8, ge=1, le=256, validation_alias="THREADS", description="Threads of each web process.")
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", validation_alias="LOG_LEVEL", description="Least level logged.")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        "INFO", validation_alias="LOG_LEVEL", description="Least level logged."
+    )
     data_dir: Path = Field(Path(".ml-backend"), description="Where the private Valkey and the versions lie.")
     redis_url: SecretStr | None = Field(
-        None, validation_alias="REDIS_URL", description="A Redis or Valkey of your own; a private Valkey is started, if not set."
+        None,
+        validation_alias="REDIS_URL",
+        description="A Redis or Valkey of your own; a private Valkey is started, if not set.",
     )
-    redis_fsync: Literal["always", "everysec"] = Field("always", description="How the private Valkey keeps what it acknowledged.")
+    redis_fsync: Literal["always", "everysec"] = Field(
+        "always", description="How the private Valkey keeps what it acknowledged."
+    )
     redis_prefix: str = Field("mlb:", pattern=r"^[A-Za-z0-9:_-]{1,32}$", description="Prefix of every key.")
-    store: str | None = Field(None, validation_alias=AliasChoices("ML_BACKEND_STORE", "MODEL_DIR"), description="Where versions lie: a folder, or s3://….")
+    store: str | None = Field(
+        None,
+        validation_alias=AliasChoices("ML_BACKEND_STORE", "MODEL_DIR"),
+        description="Where versions lie: a folder, or s3://….",
+    )
     label_studio_url: str | None = Field(
-        None, validation_alias=AliasChoices("LABEL_STUDIO_URL", "LABEL_STUDIO_HOST"), description="Label Studio's address."
+        None,
+        validation_alias=AliasChoices("LABEL_STUDIO_URL", "LABEL_STUDIO_HOST"),
+        description="Label Studio's address.",
     )
     label_studio_api_key: SecretStr | None = Field(
         None,
         validation_alias=AliasChoices("LABEL_STUDIO_API_KEY", "LABEL_STUDIO_ACCESS_TOKEN"),
         description="A personal access token of Label Studio.",
     )
-    basic_auth_user: str | None = Field(None, validation_alias="BASIC_AUTH_USER", description="User that Label Studio logs in as.")
+    basic_auth_user: str | None = Field(
+        None, validation_alias="BASIC_AUTH_USER", description="User that Label Studio logs in as."
+    )
     basic_auth_pass: SecretStr | None = Field(None, validation_alias="BASIC_AUTH_PASS", description="Its password.")
     insecure: bool = Field(False, description="Whether to serve other machines without any credentials.")
     model: str | None = Field(None, description="The model: a file, a folder, file.py:Class or package.module:Class.")
     max_body: int = Field(64 * 1024 * 1024, ge=1024, description="Largest request body, in bytes.")
     predict: Literal["web", "worker"] = Field("web", description="Where predictions are made.")
-    predict_deadline: float = Field(80.0, gt=0, description="Seconds after which the rest of a batch stays without predictions.")
+    predict_deadline: float = Field(
+        80.0, gt=0, description="Seconds after which the rest of a batch stays without predictions."
+    )
     max_models: int = Field(16, ge=1, description="Models that a web process keeps in memory.")
     train_workers: int = Field(1, ge=1, le=64, description="Processes that train.")
-    worker: Literal["fork", "spawn"] = Field("fork", description="How a training process starts; spawn is for CUDA and macOS.")
+    worker: Literal["fork", "spawn"] = Field(
+        "fork", description="How a training process starts; spawn is for CUDA and macOS."
+    )
     run_timeout: float = Field(6 * 3600.0, gt=0, description="Seconds that one training may take.")
     lease: float = Field(15.0, gt=0.3, description="Seconds after which a silent training counts as lost.")
     tick: float = Field(0.2, gt=0, le=60, description="Seconds between two looks of the clock.")

@@ -1,0 +1,175 @@
+"""The clock: looks at projects whose time has come and decides again. Whatever crashed elsewhere, this repairs it."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from typing import TYPE_CHECKING, Protocol
+
+from ml_backend import policy
+from ml_backend.errors import BadInput, Unavailable
+from ml_backend.event_way import CLICK
+from ml_backend.label_config import outdated, parse_label_config
+
+if TYPE_CHECKING:
+    from ml_backend.event_way import ProjectSettings
+    from ml_backend.jobs import Jobs
+    from ml_backend.runs import Runs
+    from ml_backend.runs.records import Run, Standing
+    from ml_backend.state import ProjectState, State
+    from ml_backend.state.due import DueList
+
+log = logging.getLogger(__name__)
+
+IDLE_S = 600.0
+"""How often a project is looked at when nothing asks for it."""
+
+
+class Syncing(Protocol):
+    """What the clock needs of whoever brings training sets up to date."""
+
+    def consider(self, project: ProjectState, now: float) -> float | None:
+        """Ask for a sync if one is due; returns when to consider it again."""
+
+
+class Clock:
+    """Decides for every project that is due. Any number may tick at once: each transition is atomic."""
+
+    def __init__(
+        self,
+        state: State,
+        due: DueList,
+        runs: Runs,
+        jobs: Jobs,
+        settings: ProjectSettings,
+        *,
+        run_timeout: float,
+        syncing: Syncing | None = None,
+    ) -> None:
+        self._state = state
+        self._due = due
+        self._runs = runs
+        self._jobs = jobs
+        self._settings = settings
+        self._run_timeout = run_timeout
+        self._syncing = syncing
+        self._last: dict[str, str] = {}
+
+    def tick(self, now: float) -> int:
+        """Look at every project whose time has come; returns how many. Raises `Unavailable` when Redis is away."""
+        uids, claim = self._due.claim(now)
+        for uid in uids:
+            look_at = now + IDLE_S
+            try:
+                look_at = self.consider(uid, now)
+            except Unavailable:
+                raise
+            except Exception:
+                # One broken project must not stop the others.
+                log.exception("project %s: the clock could not decide", uid)
+            self._due.settle(uid, claim, look_at)
+        return len(uids)
+
+    def consider(self, uid: str, now: float) -> float:
+        """Decide for one project; returns when to look again."""
+        if (left := self._runs.expire(uid, now)) is not None:
+            self._say(uid, "lost", f"run {left.run_id}: its worker {left.worker} fell silent; it is {left.status}", now)
+        project = self._state.load(uid)
+        if project is None or project.deleted_at is not None:
+            return now + IDLE_S
+        standing = self._runs.standing(uid, now)
+        looks = [now + IDLE_S]
+        if self._syncing is not None and (at := self._syncing.consider(project, now)) is not None:
+            looks.append(at)
+        if standing.waiting is not None:
+            looks.append(self._waiting(project, standing.waiting, standing, now))
+        elif standing.running is None:
+            looks.append(self._decide(project, now))
+        after = self._runs.standing(uid, now)
+        if after.look_at is not None:
+            looks.append(after.look_at)
+        return max(min(looks), now + 0.05)
+
+    def _waiting(self, project: ProjectState, waiting: Run, standing: Standing, now: float) -> float:
+        if waiting.trigger == CLICK and not waiting.click:
+            if waiting.due_at > now and waiting.attempts == 0:
+                return waiting.due_at
+            if waiting.attempts == 0 and not self._resolve_start_training(project, waiting, now):
+                return now + IDLE_S
+        if standing.running is None:
+            self._dispatch(project.uid, now)
+        return now + IDLE_S
+
+    def _resolve_start_training(self, project: ProjectState, waiting: Run, now: float) -> bool:
+        """Whether a held `START_TRAINING` stands: no annotation event came meanwhile, or the policy says so (fact 12)."""
+        came = project.last_annotation_at
+        if came is None or came < waiting.requested_at:
+            self._runs.request(project.uid, trigger=CLICK, reason="Start Training", due=now, click=True, now=now)
+            self._say(project.uid, "train", "Start Training", now)
+            return True
+        decision = self._policy(project, now)
+        if isinstance(decision, policy.Train):
+            self._say(project.uid, "train", decision.reason, now)
+            return True
+        reason = f"sent by Label Studio's own counter, not by a click; {decision.reason}"
+        self._runs.cancel(waiting.id, now, reason)
+        self._say(project.uid, "wait", reason, now)
+        self._mark_reached(project, decision, now)
+        return False
+
+    def _decide(self, project: ProjectState, now: float) -> float:
+        uid = project.uid
+        project = self._mark_outdated(project)
+        training = project.training
+        if training.paused and training.seq > training.attempted_seq and self._runs.resume(uid, now):
+            self._say(uid, "resumed", "the training set changed: automatic training goes on", now)
+        decision = self._policy(project, now)
+        if isinstance(decision, policy.Train):
+            self._runs.request(uid, trigger="policy", reason=decision.reason, due=now, click=False, now=now)
+            self._say(uid, "train", decision.reason, now)
+            self._dispatch(uid, now)
+            return now + IDLE_S
+        self._say(uid, "wait" if isinstance(decision, policy.Wait) else "nothing", decision.reason, now)
+        self._mark_reached(project, decision, now)
+        if isinstance(decision, policy.Wait) and decision.until is not None:
+            return decision.until
+        return now + IDLE_S
+
+    def _policy(self, project: ProjectState, now: float) -> policy.Decision:
+        return policy.decide(project.training, self._settings.of(project).retrain, now)
+
+    def _mark_reached(self, project: ProjectState, decision: policy.Decision, now: float) -> None:
+        reached = isinstance(decision, policy.Wait) and decision.reached
+        if reached and project.training.threshold_at is None:
+            self._state.mark(project.uid, threshold_at=now)
+        elif not reached and project.training.threshold_at is not None:
+            self._state.mark(project.uid, threshold_at=None)
+
+    def _mark_outdated(self, project: ProjectState) -> ProjectState:
+        """Compare the label config with the one of the last training, once per change of it."""
+        seen = f"{project.trained_config_hash}>{project.config_hash}"
+        if not project.trained_config_hash or project.meta.get("compared_config") == seen:
+            return project
+        reason: str | None = None
+        if project.trained_config_hash != project.config_hash:
+            try:
+                before = parse_label_config(self._state.trained_config(project.uid))
+                reason = outdated(before, parse_label_config(self._state.label_config(project.uid)))
+            except BadInput as error:
+                reason = str(error)
+        self._state.mark(project.uid, outdated=reason, compared_config=seen)
+        return replace(project, training=replace(project.training, outdated=reason))
+
+    def _dispatch(self, uid: str, now: float) -> None:
+        job = self._runs.dispatch(uid, now, self._jobs.is_queued)
+        if job is not None:
+            self._jobs.enqueue_run(uid, job.run_id, job.enqueue, timeout_s=self._run_timeout, front=job.front)
+
+    def _say(self, uid: str, kind: str, reason: str, now: float) -> None:
+        """Keep a decision for people, when it is not the one before with other numbers."""
+        shape = f"{kind} {''.join(letter for letter in reason if not letter.isdigit())}"
+        if kind in {"wait", "nothing"} and self._last.get(uid) == shape:
+            return
+        self._last[uid] = shape
+        log.info("project %s: %s: %s", uid, kind, reason)
+        self._state.decided(uid, kind, reason, now)

@@ -1,0 +1,110 @@
+"""The way of one event: parse it, record it, decide, and ask for a run. This is what fit() does."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Any
+
+from ml_backend import policy
+from ml_backend.errors import BadInput
+from ml_backend.events import AnnotationsDeleted, AnnotationsWritten, Ignored, ProjectDeleted, StartTraining, parse
+from ml_backend.settings import Refit, read_extra_params
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ml_backend.events import Event
+    from ml_backend.runs import Runs
+    from ml_backend.state import ProjectState, Recorded, State
+
+_REMEMBERED = 1024
+CLICK = "START_TRAINING"
+
+
+class ProjectSettings:
+    """Each project's settings, read from the extra params that the state holds; remembered by their text."""
+
+    def __init__(self, defaults: Refit) -> None:
+        self._defaults = defaults
+        self._read: OrderedDict[str, tuple[Refit, dict[str, Any]]] = OrderedDict()
+
+    def of(self, project: ProjectState) -> Refit:
+        """The settings in force."""
+        return self.read(project.extra_params)[0]
+
+    def read(self, extra_params: str) -> tuple[Refit, dict[str, Any]]:
+        """(settings, the model's own params). What cannot be used any more falls back to the operator's defaults."""
+        found = self._read.get(extra_params)
+        if found is None:
+            try:
+                found = read_extra_params(extra_params, self._defaults)
+            except BadInput:
+                found = self._defaults, {}
+            self._read[extra_params] = found
+            if len(self._read) > _REMEMBERED:
+                self._read.popitem(last=False)
+        return found
+
+
+class EventWay:
+    """Handles events for all projects. Safe to share between threads."""
+
+    def __init__(self, state: State, runs: Runs, settings: ProjectSettings, clock: Callable[[], float]) -> None:
+        self._state = state
+        self._runs = runs
+        self._settings = settings
+        self._clock = clock
+
+    def handle(self, action: str, data: dict[str, Any]) -> dict[str, Any]:
+        """What `TrainingBackend.fit` answers. One Redis round trip, more only when a run is asked for."""
+        event = parse(action, data)
+        if isinstance(event, Ignored) and (event.project is None or event.project.uid is None):
+            return {"status": "ignored", "reason": event.reason}
+        now = self._clock()
+        recorded = self._state.record(event, now)
+        if isinstance(event, StartTraining):
+            return self._start_training(event, recorded, now)
+        if isinstance(event, ProjectDeleted):
+            return self._project_deleted(recorded, now)
+        return self._decide(event, recorded, now)
+
+    def _decide(self, event: Event, recorded: Recorded, now: float) -> dict[str, Any]:
+        project = recorded.project
+        decision = policy.decide(project.training, self._settings.of(project).retrain, now)
+        if isinstance(decision, policy.Train):
+            asked = self._runs.request(
+                recorded.uid, trigger=event.action, reason=decision.reason, due=now, click=False, now=now
+            )
+            return {"status": "training", "reason": decision.reason, "job": asked.id}
+        if isinstance(event, Ignored):
+            return {"status": "ignored", "reason": event.reason}
+        if isinstance(event, (AnnotationsWritten, AnnotationsDeleted)) and not recorded.changes:
+            why = "older than what is known" if recorded.stale else "known already"
+            return {"status": "unchanged", "reason": f"{why}; {decision.reason}"}
+        return {"status": "recorded", "reason": decision.reason}
+
+    def _start_training(self, event: StartTraining, recorded: Recorded, now: float) -> dict[str, Any]:
+        # Label Studio's own counter cannot be told from a click by the payload (fact 12): it is held for the quiet
+        # period, and the clock decides by whether an annotation event came meanwhile.
+        click = policy.is_click(event.project.counters, recorded.project.training.project_min_annotations)
+        quiet = self._settings.of(recorded.project).retrain.quiet
+        reason = "Start Training" if click else "Start Training, or Label Studio's own counter"
+        asked = self._runs.request(
+            recorded.uid, trigger=CLICK, reason=reason, due=now if click else now + quiet, click=click, now=now
+        )
+        status = "joined" if asked.joined else "queued"
+        said = "joined the training that waits" if asked.joined else reason
+        return {"status": status, "reason": asked.held or said, "job": asked.id}
+
+    def _project_deleted(self, recorded: Recorded, now: float) -> dict[str, Any]:
+        forget(self._state, self._runs, recorded.uid, now)
+        return {"status": "recorded", "reason": "the project was deleted in Label Studio; its runs are cancelled"}
+
+
+def forget(state: State, runs: Runs, uid: str, now: float) -> None:
+    """A project is gone: cancel what waits and runs, and mark it deleted."""
+    standing = runs.standing(uid, now)
+    for run in (standing.waiting, standing.running):
+        if run is not None:
+            runs.cancel(run.id, now, "the project was deleted")
+    state.mark(uid, deleted_at=now)

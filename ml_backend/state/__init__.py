@@ -1,0 +1,6 @@
+"""State: what Redis holds of each project: its training set, its counters, and what changed since the last training."""
+
+from ml_backend.state.project import ProjectState
+from ml_backend.state.store import Recorded, Snapshot, State
+
+__all__ = ["ProjectState", "Recorded", "Snapshot", "State"]

@@ -1,0 +1,123 @@
+"""A project as it stands in Redis, as one frozen value that decisions are made from."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from ml_backend.counters import Counters, DerivedCounters
+from ml_backend.policy import TrainingState
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+_DRIFT = tuple(one.name for one in dataclasses.fields(DerivedCounters))
+
+
+@dataclass(frozen=True, slots=True)
+class ProjectState:
+    """What is known of a project. ``extra_params`` is the JSON text that `/setup` brought."""
+
+    uid: str
+    project_id: int
+    title: str
+    config_hash: str
+    extra_params: str
+    reported: Counters | None
+    derived: DerivedCounters
+    bulk_accepted: int
+    drift: Mapping[str, int]
+    drift_since: float | None
+    dataless: bool
+    last_annotation_at: float | None
+    touch: int
+    training: TrainingState
+    waiting: str | None = None
+    synced_at: float | None = None
+    deleted_at: float | None = None
+    trained_config_hash: str = ""
+    meta: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    @property
+    def counters(self) -> dict[str, int]:
+        """All eight: derived from the training set where it determines them, else as last reported."""
+        found = dict.fromkeys(Counters.names(), 0)
+        if self.reported is not None:
+            found.update(self.reported.as_dict())
+        found.update({name: getattr(self.derived, name) for name in _DRIFT})
+        return found
+
+    @property
+    def missing(self) -> int:
+        """Annotations that Label Studio has and the training set has not, as far as totals tell."""
+        return max(0, self.drift.get("total_annotations_number", 0) + self.drift.get("skipped_annotations_number", 0))
+
+
+def project_state(
+    meta: Mapping[str, str],
+    *,
+    changed: int,
+    running: str,
+    waiting: str,
+    runs: Mapping[str, str],
+    paused: str,
+    starts: Iterable[float] = (),
+) -> ProjectState:
+    """Build it from the hashes as the scripts return them."""
+    derived = DerivedCounters(
+        total_annotations_number=int(meta.get("total", 0)),
+        num_tasks_with_annotations=int(meta.get("tasks", 0)),
+        useful_annotation_number=int(meta.get("useful", 0)),
+        ground_truth_number=int(meta.get("gt", 0)),
+        skipped_annotations_number=int(meta.get("skipped", 0)),
+    )
+    reported = meta.get("reported")
+    drift = meta.get("drift")
+    training = TrainingState(
+        useful=derived.useful_annotation_number,
+        trainable=int(meta.get("trainable", 0)),
+        changed=changed,
+        seq=int(meta.get("seq", 0)),
+        project_min_annotations=int(meta["threshold"]) if "threshold" in meta else None,
+        first_change_at=_time(meta, "first_change"),
+        last_change_at=_time(meta, "last_change"),
+        threshold_at=_time(meta, "threshold_at"),
+        trained="trained_size" in meta,
+        trained_size=int(meta.get("trained_size", 0)),
+        attempted_seq=int(meta.get("attempted_seq", -1)),
+        last_ended_at=_time(runs, "last_ended"),
+        last_seconds=float(meta.get("last_seconds", 0)),
+        recent_starts=tuple(starts),
+        failures=int(runs.get("failures", 0)),
+        paused=paused or None,
+        outdated=meta.get("outdated") or None,
+        running=running or None,
+        drifting=bool(drift),
+    )
+    return ProjectState(
+        uid=meta["uid"],
+        project_id=int(meta["project"]),
+        title=meta.get("title", ""),
+        config_hash=meta.get("config_hash", ""),
+        extra_params=meta.get("params", ""),
+        reported=Counters(*(int(value) for value in reported.split(","))) if reported else None,
+        derived=derived,
+        bulk_accepted=int(meta.get("bulk", 0)),
+        drift=dict(zip(_DRIFT, (int(value) for value in drift.split(",")), strict=True)) if drift else {},
+        drift_since=_time(meta, "drift_since"),
+        dataless="dataless" in meta,
+        last_annotation_at=_time(meta, "last_annotation"),
+        touch=int(meta.get("touch", 0)),
+        training=training,
+        waiting=waiting or None,
+        synced_at=_time(meta, "synced_at"),
+        deleted_at=_time(meta, "deleted_at"),
+        trained_config_hash=meta.get("trained_config", ""),
+        meta=meta,
+    )
+
+
+def _time(values: Mapping[str, str], name: str) -> float | None:
+    value = values.get(name)
+    return float(value) if value else None

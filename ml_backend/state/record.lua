@@ -1,0 +1,68 @@
+-- Records one event: training set, counters, what changed since the last run. Atomic and idempotent.
+--
+-- KEYS  1 P:meta  2 P:annotations  3 P:tasks  4 P:of-task  5 P:changed  6 P:gone  7 P:config  8 P:touched
+--       9 <prefix>uids  10 <prefix>due  11 P:running  12 P:waiting  13 P:runs  14 P:paused
+-- ARGV  1 now (s)  2 uid  3 project id  4 title or ''  5 config hash or ''  6 config or ''  7 project updated_at (us) or ''
+--       8 project threshold or ''  9 extra params (JSON) or ''  10 date of the counters (us), 'undated', or ''
+--       11-18 the eight counters  19 '1' when the event concerns annotations
+--       20 how many operations, which follow
+-- Returns {changes, config is needed (0/1), changed in all, HGETALL P:meta, P:running id, P:waiting id,
+--   stale operations, HGETALL P:runs, P:paused}
+
+operate(21, tonumber(ARGV[20]))
+store_counts()
+if ARGV[19] == '1' then set('last_annotation', ARGV[1]) end
+
+-- What the payload says of the project counts only when it is not older than what is known.
+local config_needed = 0
+local project_updated = tonumber(ARGV[7])
+local newer = not project_updated or project_updated >= number(known[9])
+if newer then
+  if project_updated then set('project_updated', ARGV[7]) end
+  if ARGV[4] ~= '' and ARGV[4] ~= known[14] then set('title', ARGV[4]) end
+  if ARGV[8] ~= '' and ARGV[8] ~= known[15] then set('threshold', ARGV[8]) end
+  if ARGV[5] ~= '' and ARGV[5] ~= known[10] then
+    if ARGV[6] ~= '' then
+      redis.call('SET', KEYS[7], ARGV[6])
+      set('config_hash', ARGV[5])
+    else
+      config_needed = 1
+    end
+  end
+end
+if ARGV[9] ~= '' and ARGV[9] ~= known[16] then set('params', ARGV[9]) end
+
+-- Counters: dated ones replace older ones; undated ones only raise suspicion. After a late event the newest are compared again.
+if ARGV[10] ~= '' then
+  local reported = {}
+  for i = 11, 18 do reported[#reported + 1] = ARGV[i] end
+  local date = tonumber(ARGV[10])
+  if date and date >= number(known[11]) then
+    set('reported_at', ARGV[10])
+    set('reported', table.concat(reported, ','))
+  elseif date then
+    reported = {}
+    for value in string.gmatch(redis.call('HGET', meta_key, 'reported'), '%d+') do reported[#reported + 1] = value end
+  end
+  local derived, drift, differs = {total, task_count, useful, gt, skipped}, {}, false
+  for i = 1, 5 do
+    local difference = tonumber(reported[i + 3]) - derived[i]
+    drift[i] = text(difference)
+    if difference ~= 0 then differs = true end
+  end
+  if differs then
+    if redis.call('HEXISTS', meta_key, 'drift_since') == 0 then set('drift_since', ARGV[1]) end
+    set('drift', table.concat(drift, ','))
+  else
+    redis.call('HDEL', meta_key, 'drift_since', 'drift')
+  end
+end
+
+if seq ~= before or ARGV[10] ~= '' then
+  redis.call('HINCRBY', meta_key, 'touch', 1)
+  redis.call('ZADD', KEYS[10], ARGV[1], ARGV[2])
+end
+redis.call('HSET', meta_key, unpack(update))
+return {seq - before, config_needed, redis.call('ZCARD', changed_key), redis.call('HGETALL', meta_key),
+  redis.call('HGET', KEYS[11], 'id') or '', redis.call('HGET', KEYS[12], 'id') or '', stale,
+  redis.call('HGETALL', KEYS[13]), redis.call('GET', KEYS[14]) or ''}

@@ -1,0 +1,440 @@
+"""The training set and counters in Redis: one script per event, and a streamed snapshot for a run."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from importlib import resources
+from typing import TYPE_CHECKING, Any, cast
+
+import orjson
+
+from ml_backend.errors import BadInput, ProjectUnknown
+from ml_backend.events import (
+    AnnotationsDeleted,
+    AnnotationsWritten,
+    Event,
+    Ignored,
+    Project,
+    ProjectChanged,
+    TasksCreated,
+    TasksDeleted,
+    WithoutPayload,
+)
+from ml_backend.label_config import config_hash
+from ml_backend.state.guard import answering
+from ml_backend.state.packing import (
+    BULK_ACCEPTED,
+    HAS_RESULT,
+    SKIPPED,
+    annotation_operation,
+    task_operation,
+    unpack_annotation,
+    unpack_task,
+)
+from ml_backend.state.project import ProjectState, project_state
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    import redis
+    from redis.commands.core import Script
+
+    from ml_backend.counters import Counters
+    from ml_backend.examples import LabelledAnnotation
+
+Operation = tuple[bytes | str | int, ...]
+
+DECISIONS_KEPT = 200
+_PAGE = 500
+_KNOWN_CONFIGS = 1024
+_NO_COUNTERS = ("",) * 9
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """What one event did: ``changes`` stored changes, ``stale`` parts that came too late, and the project after it."""
+
+    uid: str
+    changes: int
+    stale: int
+    project: ProjectState
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The training set at one moment. ``seq`` tells later which changes it held; ``changed`` are annotation ids."""
+
+    uid: str
+    seq: int
+    label_config: str
+    extra_params: str
+    changed: frozenset[int]
+
+
+@dataclass(frozen=True, slots=True)
+class StoredTask:
+    """A task with its annotations as they lie in Redis. ``left_out`` counts bulk-accepted ones that were not taken."""
+
+    task: dict[str, Any]
+    annotations: tuple[LabelledAnnotation, ...]
+    left_out: int = 0
+
+
+class State:
+    """Every project's training set and counters. Safe to share between threads.
+
+    Every method raises `Unavailable` when Redis does not answer in time or refuses the write.
+    """
+
+    def __init__(self, client: redis.Redis, prefix: str = "mlb:") -> None:
+        self._redis = client
+        self._prefix = prefix
+        common = _script("common.lua")
+        self._record = client.register_script(common + _script("record.lua"))
+        self._sync = client.register_script(common + _script("sync.lua"))
+        self._attempted = client.register_script(_script("attempted.lua"))
+        self._known_configs: OrderedDict[str, str] = OrderedDict()
+
+    def record(self, event: Event, now: float) -> Recorded:
+        """Record one event in one round trip; a second one where its uid must be looked up or a label config is new.
+
+        Raises `ProjectUnknown` when the event names no project or one that cannot be told from others.
+        """
+        project = None if isinstance(event, WithoutPayload) else event.project
+        uid = project.uid if project is not None and project.uid else self._resolve(project)
+        return self._run(uid, project, self._operations(event), _date(event), event, now)
+
+    def setup(self, uid: str, label_config: str, extra_params: str | None, now: float) -> ProjectState:
+        """What `/setup` says of a project: its label config and, when given, its extra params as JSON text."""
+        project_id, _, created = uid.partition(".")
+        project = Project(id=int(project_id), created_at_us=int(created) * 1_000_000, label_config=label_config)
+        event = ProjectChanged("SETUP", project)
+        return self._run(uid, project, (), None, event, now, extra_params or "").project
+
+    def _run(
+        self,
+        uid: str,
+        project: Project | None,
+        operations: Sequence[Operation],
+        date: str | None,
+        event: Event,
+        now: float,
+        extra_params: str = "",
+    ) -> Recorded:
+        config = project.label_config if project is not None else None
+        digest = config_hash(config) if config else ""
+        text = config or ""
+        if digest and self._known_configs.get(uid) == digest:
+            text = ""
+        project_id = project.id if project is not None else int(uid.partition(".")[0])
+        head: list[bytes | str | int | float] = [
+            repr(now),
+            uid,
+            project_id,
+            (project.title or "") if project is not None else "",
+            digest,
+            text,
+            project.updated_at_us if project is not None and project.updated_at_us is not None else "",
+            project.min_annotations if project is not None and project.min_annotations is not None else "",
+            extra_params,
+            *(
+                _counters(project.counters, date)
+                if project is not None and project.counters is not None
+                else _NO_COUNTERS
+            ),
+            "1" if isinstance(event, (AnnotationsWritten, AnnotationsDeleted)) else "",
+            len(operations),
+        ]
+        for operation in operations:
+            head.extend(operation)
+        answer = self._call(self._record, uid, head)
+        if answer[1]:
+            head[5] = config or ""
+            del head[20:]
+            head[19] = 0
+            head[9:18] = _NO_COUNTERS
+            changes, stale = int(answer[0]), int(answer[6])
+            answer = self._call(self._record, uid, head)
+            answer[0], answer[6] = changes, stale
+        if digest:
+            self._known_configs[uid] = digest
+            self._known_configs.move_to_end(uid)
+            if len(self._known_configs) > _KNOWN_CONFIGS:
+                self._known_configs.popitem(last=False)
+        state = project_state(
+            _flat(answer[3]),
+            changed=int(answer[2]),
+            running=answer[4].decode(),
+            waiting=answer[5].decode(),
+            runs=_flat(answer[7]),
+            paused=answer[8].decode(),
+        )
+        return Recorded(uid, int(answer[0]), int(answer[6]), state)
+
+    def apply(self, uid: str, operations: Sequence[Operation], now: float) -> int:
+        """Apply what Label Studio's API said (see `sync.lua`); returns how many stored changes that made."""
+        head: list[bytes | str | int | float] = [repr(now), uid, int(uid.partition(".")[0]), len(operations)]
+        for operation in operations:
+            head.extend(operation)
+        return int(self._call(self._sync, uid, head)[0])
+
+    def load(self, uid: str) -> ProjectState | None:
+        """The project as it stands; None when it is not known."""
+        key = self._key
+        with answering(), self._redis.pipeline(transaction=True) as pipe:
+            pipe.hgetall(key(uid, "meta"))
+            pipe.zcard(key(uid, "changed"))
+            pipe.hget(key(uid, "running"), "id")
+            pipe.hget(key(uid, "waiting"), "id")
+            pipe.hgetall(key(uid, "runs"))
+            pipe.get(key(uid, "paused"))
+            pipe.zrange(key(uid, "starts"), 0, -1, withscores=True)
+            meta, changed, running, waiting, runs, paused, starts = pipe.execute()
+        if not meta:
+            return None
+        return project_state(
+            _text(meta),
+            changed=changed,
+            running=(running or b"").decode(),
+            waiting=(waiting or b"").decode(),
+            runs=_text(runs),
+            paused=(paused or b"").decode(),
+            starts=[score for _, score in starts],
+        )
+
+    def uids(self) -> list[str]:
+        """Every known project's uid."""
+        with answering():
+            found = cast("dict[bytes, bytes]", self._redis.hgetall(f"{self._prefix}uids"))
+        return [uid for joined in found.values() for uid in joined.decode().split(",")]
+
+    def label_config(self, uid: str) -> str:
+        """The project's label config, as XML; empty when none was seen."""
+        with answering():
+            return (cast("bytes | None", self._redis.get(self._key(uid, "config"))) or b"").decode()
+
+    def trained_config(self, uid: str) -> str:
+        """The label config that the last training saw, as XML; empty before one."""
+        with answering():
+            return (cast("bytes | None", self._redis.get(self._key(uid, "trained-config"))) or b"").decode()
+
+    # --- a run's view -----------------------------------------------------------------------------------------------
+
+    def snapshot(self, uid: str) -> Snapshot:
+        """Mark a moment: `stored` read after it holds at least everything up to ``seq``."""
+        with answering(), self._redis.pipeline(transaction=True) as pipe:
+            pipe.hmget(self._key(uid, "meta"), "seq", "params")
+            pipe.get(self._key(uid, "config"))
+            pipe.zrange(self._key(uid, "changed"), 0, -1)
+            (seq, params), config, changed = pipe.execute()
+        return Snapshot(
+            uid,
+            int(seq or 0),
+            (config or b"").decode(),
+            (params or b"").decode(),
+            frozenset(int(one) for one in changed),
+        )
+
+    def stored(self, uid: str, *, bulk_accepted: bool = False) -> Iterator[StoredTask]:
+        """Every task that has annotations to train on, streamed in pages, in no particular order.
+
+        Skipped annotations and those without a result are left out, unchanged bulk-accepted predictions too unless
+        ``bulk_accepted`` (fact 21). A task may come twice if the set changes meanwhile; the caller keeps one.
+        """
+        cursor = 0
+        while True:
+            with answering():
+                cursor, page = cast(
+                    "tuple[int, dict[bytes, bytes]]", self._redis.hscan(self._key(uid, "of-task"), cursor, count=_PAGE)
+                )
+                wanted = {
+                    int(task): [int(one.partition(b":")[0]) for one in joined.split(b";")]
+                    for task, joined in page.items()
+                }
+                ids = [one for group in wanted.values() for one in group]
+                if ids:
+                    with self._redis.pipeline(transaction=False) as pipe:
+                        pipe.hmget(self._key(uid, "tasks"), [str(task) for task in wanted])
+                        pipe.hmget(self._key(uid, "annotations"), [str(one) for one in ids])
+                        tasks, annotations = pipe.execute()
+                else:
+                    tasks, annotations = [], []
+            values = iter(annotations)
+            for (task, group), stored in zip(wanted.items(), tasks, strict=True):
+                found = [(one, value) for one in group if (value := next(values)) is not None]
+                if stored is not None and (made := _stored_task(task, stored, found, bulk_accepted)) is not None:
+                    yield made
+            if cursor == 0:
+                return
+
+    def attempted(
+        self,
+        uid: str,
+        snapshot: Snapshot,
+        now: float,
+        *,
+        seconds: float,
+        trained_size: int | None = None,
+        config_hash: str = "",
+    ) -> None:
+        """A run that had taken ``snapshot`` ended; with ``trained_size`` it trained, and its changes are no changes now."""
+        self._call_plain(
+            self._attempted,
+            [
+                self._key(uid, "meta"),
+                self._key(uid, "changed"),
+                f"{self._prefix}due",
+                self._key(uid, "config"),
+                self._key(uid, "trained-config"),
+            ],
+            [uid, repr(now), snapshot.seq, repr(seconds), "" if trained_size is None else trained_size, config_hash],
+        )
+
+    # --- marks ------------------------------------------------------------------------------------------------------
+
+    def mark(self, uid: str, **values: str | float | None) -> None:
+        """Set or (with None) remove marks such as ``threshold_at``, ``outdated``, ``synced_at``."""
+        key = self._key(uid, "meta")
+        kept = {
+            name: value if isinstance(value, str) else repr(value)
+            for name, value in values.items()
+            if value is not None
+        }
+        removed = [name for name, value in values.items() if value is None]
+        with answering(), self._redis.pipeline(transaction=True) as pipe:
+            for name, value in kept.items():
+                pipe.hset(key, name, value)
+            if removed:
+                pipe.hdel(key, *removed)
+            pipe.execute()
+
+    def decided(self, uid: str, kind: str, reason: str, now: float) -> None:
+        """Keep a decision for people to read: the last `DECISIONS_KEPT`, newest first."""
+        key = self._key(uid, "decisions")
+        with answering(), self._redis.pipeline(transaction=True) as pipe:
+            pipe.lpush(key, orjson.dumps({"at": now, "kind": kind, "reason": reason}))
+            pipe.ltrim(key, 0, DECISIONS_KEPT - 1)
+            pipe.execute()
+
+    def decisions(self, uid: str, limit: int = 50) -> list[dict[str, Any]]:
+        """The last decisions, newest first: ``at`` (s), ``kind``, ``reason``."""
+        with answering():
+            found = cast("list[bytes]", self._redis.lrange(self._key(uid, "decisions"), 0, limit - 1))
+        return [orjson.loads(one) for one in found]
+
+    # --- the parts --------------------------------------------------------------------------------------------------
+
+    def _resolve(self, project: Project | None) -> str:
+        """The uid of a project that came without its creation date; exactly one known project must fit."""
+        if project is None:
+            uids = self.uids()
+            if len(uids) == 1:
+                return uids[0]
+            raise ProjectUnknown("project", "is missing" + (f", and {len(uids)} projects are known" if uids else ""))
+        with answering():
+            joined = cast("bytes | None", self._redis.hget(f"{self._prefix}uids", str(project.id)))
+        uids = joined.decode().split(",") if joined else []
+        if len(uids) == 1:
+            return uids[0]
+        reason = "is not known here" if not uids else f"{len(uids)} known projects have this id"
+        raise ProjectUnknown("project.id", f"{project.id} {reason}")
+
+    def _operations(self, event: Event) -> list[Operation]:
+        if isinstance(event, AnnotationsWritten):
+            return [
+                *(task_operation(task) for task in event.tasks if task.data is not None),
+                *(annotation_operation(annotation) for annotation in event.annotations),
+            ]
+        if isinstance(event, AnnotationsDeleted):
+            return [("d", one, "", "", "", "", "") for one in event.ids]
+        if isinstance(event, TasksDeleted):
+            return [("x", one, "", "", "", "", "") for one in event.ids]
+        return []
+
+    def _keys(self, uid: str) -> list[str]:
+        key = self._key
+        names = ("meta", "annotations", "tasks", "of-task", "changed", "gone", "config", "touched")
+        return [
+            *(key(uid, name) for name in names),
+            f"{self._prefix}uids",
+            f"{self._prefix}due",
+            *(key(uid, name) for name in ("running", "waiting", "runs", "paused")),
+        ]
+
+    def _key(self, uid: str, name: str) -> str:
+        return f"{self._prefix}{{{uid}}}:{name}"
+
+    def _call(self, script: Script, uid: str, arguments: Iterable[Any]) -> list[Any]:
+        return cast("list[Any]", self._call_plain(script, self._keys(uid), arguments))
+
+    def _call_plain(self, script: Script, keys: list[str], arguments: Iterable[Any]) -> Any:  # noqa: ANN401 - Redis
+        with answering():
+            return script(keys=keys, args=list(arguments))
+
+
+def _script(name: str) -> str:
+    return resources.files("ml_backend.state").joinpath(name).read_text(encoding="utf-8")
+
+
+def _counters(counters: Counters, date: str | None) -> tuple[str | int, ...]:
+    return (date or "undated", *counters.as_dict().values())
+
+
+def _date(event: Event) -> str | None:
+    """When the payload's counters were true, in microseconds: only what the event concerns can tell (fact 25)."""
+    newest: int | None = None
+    if isinstance(event, AnnotationsWritten):
+        newest = max((one.updated_at_us or 0 for one in event.annotations), default=0)
+    elif isinstance(event, TasksCreated):
+        newest = event.newest_us
+    elif isinstance(event, ProjectChanged):
+        newest = event.project.updated_at_us
+    elif isinstance(event, Ignored):
+        newest = None
+    return str(newest) if newest else None
+
+
+def _stored_task(
+    task: int, stored: bytes, found: Sequence[tuple[int, bytes]], bulk_accepted: bool
+) -> StoredTask | None:
+    kept: list[LabelledAnnotation] = []
+    left_out = 0
+    for one, value in found:
+        flags, annotation = unpack_annotation(one, value)
+        if flags & SKIPPED or not flags & HAS_RESULT:
+            continue
+        if flags & BULK_ACCEPTED and not bulk_accepted:
+            left_out += 1
+            continue
+        kept.append(annotation)
+    if not kept and not left_out:
+        return None
+    kept.sort(key=lambda one: (one.created_at_us, one.id))
+    return StoredTask(unpack_task(task, stored), tuple(kept), left_out)
+
+
+def _flat(values: list[bytes]) -> dict[str, str]:
+    it = iter(values)
+    return {name.decode(): value.decode() for name, value in zip(it, it, strict=True)}
+
+
+def _text(values: dict[bytes, bytes]) -> dict[str, str]:
+    return {name.decode(): value.decode() for name, value in values.items()}
+
+
+def require_uid(value: object, field: str = "project") -> str:
+    """A uid as Label Studio writes it (``2.1795333883``); else `BadInput`, which also keeps keys and paths safe."""
+    if isinstance(value, str):
+        head, dot, tail = value.partition(".")
+        if (
+            dot
+            and head.isascii()
+            and head.isdigit()
+            and len(head) <= 18
+            and tail.isascii()
+            and tail.isdigit()
+            and len(tail) <= 12
+        ):
+            return value
+    raise BadInput(field, "must be Label Studio's project uid, such as 2.1795333883")

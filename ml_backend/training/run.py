@@ -1,0 +1,326 @@
+"""What a worker does for one run: lease, snapshot, train, compare, publish, promote, and an end with a reason."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import platform
+import shutil
+import time
+import traceback
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib import metadata
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ml_backend.errors import LeaseLost, NotTrainable, RunCancelled, RunEnded, Unavailable, WorkerStopping
+from ml_backend.label_config import config_hash
+from ml_backend.registry import Manifest, Metrics, Promotion, encode_ids
+from ml_backend.training.compare import Comparing
+from ml_backend.training.snapshot import FileTrainingSet, Written, write
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from contextlib import AbstractContextManager
+    from pathlib import Path
+
+    from ml_backend.backend import TrainingBackend
+    from ml_backend.event_way import ProjectSettings
+    from ml_backend.registry import Registry, Version
+    from ml_backend.runs import Lease, Runs
+    from ml_backend.state import Snapshot, State
+
+log = logging.getLogger(__name__)
+
+_LIBRARIES = ("label-studio-refit", "scikit-learn", "numpy", "torch", "transformers", "spacy", "ultralytics")
+_PROGRESS_EVERY_S = 0.25
+
+
+class Keeper(Protocol):
+    """Keeps the lease of a run alive while it trains, and hears of its end."""
+
+    @property
+    def cancelled(self) -> bool:
+        """Somebody cancelled the run."""
+
+    @property
+    def lost(self) -> bool:
+        """The lease is lost: nothing may be published."""
+
+
+@dataclass
+class Run:
+    """The `TrainingRun` that `train` gets."""
+
+    directory: Path
+    previous: Path | None
+    params: Mapping[str, Any]
+    seed: int
+    keeper: Keeper
+    report: Callable[[float, str], None]
+    _reported: float = field(default=-1.0, repr=False)
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether the run should stop."""
+        return self.keeper.cancelled or self.keeper.lost
+
+    def progress(self, fraction: float, message: str = "") -> None:
+        """Say how far it is; at most a few times a second reach Redis. Raises `RunEnded` when the run must stop."""
+        self.stop_if_asked()
+        now = time.monotonic()
+        if now - self._reported >= _PROGRESS_EVERY_S or fraction >= 1:
+            self._reported = now
+            self.report(fraction, message)
+
+    def stop_if_asked(self) -> None:
+        """Raises `LeaseLost` or `RunCancelled`."""
+        if self.keeper.lost:
+            raise LeaseLost("the lease of this run is lost")
+        if self.keeper.cancelled:
+            raise RunCancelled("cancelled")
+
+
+class Trainer:
+    """Carries out runs. One per worker process."""
+
+    def __init__(
+        self,
+        state: State,
+        runs: Runs,
+        registry: Registry,
+        settings: ProjectSettings,
+        make_model: Callable[[str, str, Mapping[str, Any]], TrainingBackend],
+        work: Path,
+        *,
+        keep: Callable[[Lease], AbstractContextManager[Keeper]],
+        before: Callable[[str], None] | None = None,
+        promoted: Callable[[str, Version], None] | None = None,
+    ) -> None:
+        """``work`` is where snapshots lie during a run; ``keep`` renews a lease; ``before`` brings the set up to date;
+        ``promoted`` is told of a new serving version (predictions are refreshed from there)."""
+        self._state = state
+        self._runs = runs
+        self._registry = registry
+        self._settings = settings
+        self._make_model = make_model
+        self._work = work
+        self._keep = keep
+        self._before = before
+        self._promoted = promoted
+
+    def run(self, uid: str, run_id: str, worker: str) -> None:
+        """Carry out a run, if it is its turn; it ends with a reason, whatever happens. Raises only `Unavailable`."""
+        lease = self._runs.start(uid, run_id, worker, self._runs.time())
+        if lease is None:
+            log.info("run %s: not its turn any more", run_id)
+            return
+        log.info("run %s: started: %s", run_id, lease.reason)
+        directory = self._work / run_id
+        try:
+            with self._keep(lease) as keeper:
+                self._carry_out(lease, keeper, directory)
+        finally:
+            shutil.rmtree(directory, ignore_errors=True)
+
+    def _carry_out(self, lease: Lease, keeper: Keeper, directory: Path) -> None:
+        attempt = _Attempt(lease, keeper, time.monotonic())
+        try:
+            self._train(attempt, directory)
+        except NotTrainable as error:
+            self._ended(attempt)
+            self._finish(attempt, "failed", f"nothing to train yet: {error}", counts=False)
+        except WorkerStopping:
+            self._runs.hand_back(lease, "its worker was asked to stop", self._runs.time())
+            log.warning("run %s: handed back, its worker was asked to stop", lease.run_id)
+        except LeaseLost as error:
+            log.warning("run %s: %s; nothing is published", lease.run_id, error)
+        except RunCancelled:
+            self._ended(attempt)
+            self._finish(attempt, "cancelled", "cancelled")
+        except Unavailable:
+            raise
+        except RunEnded as error:
+            self._finish(attempt, "cancelled", str(error))
+        except Exception as error:
+            log.exception("run %s: failed", lease.run_id)
+            self._ended(attempt)
+            said = f"{type(error).__name__}: {error}"[:500]
+            self._finish(attempt, "failed", said, error=said, trace=traceback.format_exc())
+
+    def _train(self, attempt: _Attempt, directory: Path) -> None:
+        lease = attempt.lease
+        uid = lease.uid
+        if self._before is not None:
+            with self._phase(attempt, "sync", 0.0):
+                self._before(uid)
+        with self._phase(attempt, "snapshot", 0.02):
+            project = self._state.load(uid)
+            if project is None:
+                raise NotTrainable("the project is not known any more")
+            snapshot = attempt.snapshot = self._state.snapshot(uid)
+            refit, params = self._settings.read(snapshot.extra_params)
+            files = directory / "files"
+            shutil.rmtree(directory, ignore_errors=True)
+            files.mkdir(parents=True, mode=0o700)
+            written = write(self._state.stored(uid, bulk_accepted=refit.bulk_accepted), directory / "examples.jsonl")
+            if not written.lines:
+                raise NotTrainable(_nothing(written))
+        model = self._make_model(uid, snapshot.label_config, params)
+        if (why := model.check(snapshot.label_config)) is not None:
+            raise NotTrainable(why)
+        parent = self._registry.serving(uid)
+        comparing = Comparing(written, parent, model, snapshot)
+        run = Run(
+            directory=files,
+            previous=self._registry.fetch(uid, parent.number) if parent is not None else None,
+            params=params,
+            seed=int.from_bytes(hashlib.sha256(lease.run_id.encode()).digest()[:4], "big"),
+            keeper=attempt.keeper,
+            report=lambda fraction, message: self._progress(attempt, "train", 0.05 + 0.75 * fraction, message),
+        )
+        data = FileTrainingSet(
+            written,
+            comparing.trained,
+            label_config=snapshot.label_config,
+            controls=model.controls,
+            changed=snapshot.changed if parent is not None else None,
+        )
+        with self._phase(attempt, "train", 0.05):
+            own = model.train(data, run) or {}
+            run.stop_if_asked()
+        with self._phase(attempt, "compare", 0.8):
+            outcome = comparing.outcome(
+                lambda: self._make_model(uid, snapshot.label_config, params),
+                files,
+                run.previous,
+                refit.promote,
+            )
+            run.stop_if_asked()
+        manifest = Manifest(
+            trained_on=encode_ids(line.task for line in comparing.trained),
+            metrics=Metrics(
+                candidate=outcome.candidate,
+                incumbent=outcome.incumbent,
+                compared_on=outcome.compared_on,
+                information={**{k: float(v) for k, v in own.items()}, **outcome.information},
+            ),
+            promotion=Promotion(promoted=outcome.promote, reason=outcome.reason),
+            counters=project.counters,
+            sizes={
+                "tasks": len(comparing.trained),
+                "held_out": len(written.lines) - len(comparing.trained),
+                "annotations": written.annotations,
+                "bulk_accepted_left_out": written.left_out,
+            },
+            label_config_hash=config_hash(snapshot.label_config),
+            label_config=snapshot.label_config,
+            trigger=lease.trigger,
+            reason=lease.reason,
+            run=lease.run_id,
+            durations=dict(attempt.durations),
+            libraries=_libraries(),
+            parent=parent.number if parent is not None else None,
+            seed=run.seed,
+            params=params,
+        )
+        self._publish(attempt, files, manifest, written)
+
+    def _publish(self, attempt: _Attempt, files: Path, manifest: Manifest, written: Written) -> None:
+        lease, uid = attempt.lease, attempt.lease.uid
+        with self._phase(attempt, "publish", 0.9):
+            number = self._registry.new_number(uid)
+            version = self._registry.publish(
+                uid, number, files, manifest, lambda: self._runs.check(lease), now=self._runs.time()
+            )
+        said = manifest.promotion.reason
+        if manifest.promotion.promoted:
+            with self._phase(attempt, "promote", 0.97):
+                version = self._registry.promote(uid, number, token=lease.token, now=self._runs.time())
+        attempt.trained_size = written.annotations
+        self._ended(attempt)
+        kind = "promoted" if manifest.promotion.promoted else "kept aside"
+        reason = f"{version.name} {kind}: {said}"
+        log.info("run %s: %s", lease.run_id, reason)
+        self._state.decided(uid, kind, reason, self._runs.time())
+        self._finish(attempt, "succeeded", reason, version=version.name)
+        if manifest.promotion.promoted and self._promoted is not None:
+            self._promoted(uid, version)
+
+    # --- reporting ----------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _phase(self, attempt: _Attempt, name: str, fraction: float) -> Iterator[None]:
+        began = time.monotonic()
+        if attempt.keeper.lost:
+            raise LeaseLost("the lease of this run is lost")
+        self._progress(attempt, name, fraction, "")
+        yield
+        attempt.durations[name] = round(time.monotonic() - began, 3)
+
+    def _progress(self, attempt: _Attempt, phase: str, fraction: float, message: str) -> None:
+        if not self._runs.progress(attempt.lease, phase, fraction, message, self._runs.time()):
+            raise LeaseLost("the lease of this run is lost")
+
+    def _ended(self, attempt: _Attempt) -> None:
+        """Tell the policy what this attempt saw, before the run ends and the clock decides again."""
+        if attempt.snapshot is None:
+            return
+        self._state.attempted(
+            attempt.lease.uid,
+            attempt.snapshot,
+            self._runs.time(),
+            seconds=time.monotonic() - attempt.began,
+            trained_size=attempt.trained_size,
+            config_hash=config_hash(attempt.snapshot.label_config),
+        )
+
+    def _finish(
+        self,
+        attempt: _Attempt,
+        outcome: Any,  # noqa: ANN401 - one of the words of Runs.finish
+        reason: str,
+        *,
+        error: str = "",
+        trace: str = "",
+        counts: bool = True,
+        version: str = "",
+    ) -> None:
+        self._runs.finish(
+            attempt.lease,
+            outcome,
+            reason=reason,
+            error=error,
+            traceback=trace,
+            details={"durations": attempt.durations, "version": version, "annotations": attempt.trained_size},
+            counts=counts,
+            now=self._runs.time(),
+        )
+        if outcome != "succeeded":
+            self._state.decided(attempt.lease.uid, outcome, reason, self._runs.time())
+
+
+@dataclass
+class _Attempt:
+    lease: Lease
+    keeper: Keeper
+    began: float
+    snapshot: Snapshot | None = None
+    trained_size: int | None = None
+    durations: dict[str, float] = field(default_factory=dict)
+
+
+def _nothing(written: Written) -> str:
+    if written.left_out:
+        return f"all {written.left_out} annotations are bulk-accepted predictions that nobody changed"
+    return "there is no annotation to train on"
+
+
+def _libraries() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in _LIBRARIES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
