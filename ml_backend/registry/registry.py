@@ -236,12 +236,14 @@ class Registry:
         manifest = self._manifest(check_uid(uid), number)
         if token is None:
             self.fetch(uid, number)
+        # Machines' clocks differ: never before what it follows, so that a rebuild finds the latest move.
+        now = max(now, manifest.created_at)
         for _ in range(_TRIES):
             current = self.alias(uid)
             if current is not None and current.number == number:
                 target = current
             elif current is not None:
-                target = current.onward(number, manifest.name, now)
+                target = current.onward(number, manifest.name, max(now, current.moved_at))
             else:
                 target = Alias(number, manifest.name, now)
             if self._moved(uid, current, target, token):
@@ -255,7 +257,8 @@ class Registry:
             if current is None:
                 raise VersionNotFound(f"project {uid} serves no version yet")
             version, before = self._step_back(uid, current)
-            if self._moved(uid, current, Alias(version.number, version.name, now, before), None):
+            target = Alias(version.number, version.name, max(now, current.moved_at), before)
+            if self._moved(uid, current, target, None):
                 return version
         raise Unavailable(f"others keep moving what project {uid} serves: try again")
 
