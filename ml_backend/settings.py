@@ -161,6 +161,9 @@ class Settings(BaseSettings):
         None, validation_alias="BASIC_AUTH_USER", description="User that Label Studio logs in as."
     )
     basic_auth_pass: SecretStr | None = Field(None, validation_alias="BASIC_AUTH_PASS", description="Its password.")
+    basic_auth_extra: SecretStr | None = Field(
+        None, description="More passwords that are valid, separated by commas: for changing the first without a gap."
+    )
     insecure: bool = Field(False, description="Whether to serve other machines without any credentials.")
     model: str | None = Field(None, description="The model: a file, a folder, file.py:Class or package.module:Class.")
     max_body: int = Field(64 * 1024 * 1024, ge=1024, description="Largest request body, in bytes.")
@@ -228,7 +231,20 @@ class Settings(BaseSettings):
         """User and password that callers must give; None when there are none."""
         if self.basic_auth_pass is None:
             return None
-        return self.basic_auth_user or "label-studio", self.basic_auth_pass.get_secret_value()
+        return self.user, self.basic_auth_pass.get_secret_value()
+
+    @property
+    def user(self) -> str:
+        """The user that callers log in as."""
+        return self.basic_auth_user or "label-studio"
+
+    @property
+    def passwords(self) -> tuple[str, ...]:
+        """Every password that callers may give; none when the server is open to everybody."""
+        given = [self.basic_auth_pass.get_secret_value()] if self.basic_auth_pass else []
+        if self.basic_auth_extra:
+            given += [one.strip() for one in self.basic_auth_extra.get_secret_value().split(",") if one.strip()]
+        return tuple(given)
 
 
 def _variable(location: tuple[int | str, ...]) -> str:

@@ -1,0 +1,276 @@
+"""The calls that Label Studio makes to an ML backend, as plain views: read, hand on, answer."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING, Any
+
+import orjson
+from flask import Response, request
+
+from ml_backend import __version__
+from ml_backend.errors import BadInput, ProjectUnknown, RegistryError, StoreUnavailable
+from ml_backend.event_way import CLICK, forget
+from ml_backend.events import action_of, parse_project
+from ml_backend.fields import read_object as object_field
+from ml_backend.fields import read_text
+from ml_backend.runs import label_studio_status
+from ml_backend.settings import read_extra_params
+from ml_backend.state.store import require_uid
+from ml_backend.web import metrics
+from ml_backend.web.answers import answer
+from ml_backend.web.bodies import read_object, too_deep
+from ml_backend.web.configs import LabelConfigs
+
+if TYPE_CHECKING:
+    from flask import Flask
+
+    from ml_backend.web.ports import Services
+
+log = logging.getLogger(__name__)
+
+# Label Studio waits 3 s for the list of versions.
+_VERSIONS_DEADLINE_S = 2.0
+
+
+class LabelStudioCalls:
+    """Label Studio's calls over one set of services. Every view raises what `answers.install` maps."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        self._limit = services.settings.max_body
+        self._configs = LabelConfigs(services.backend.check)
+        self._up = {"status": "UP", "model_class": services.model_class.__name__, "version": __version__}
+
+    def install(self, app: Flask) -> None:
+        """Add every call to the application."""
+        for path, methods, view in (
+            ("/health", ["GET"], self.health),
+            ("/", ["GET"], self.index),
+            ("/setup", ["POST"], self.setup),
+            ("/predict", ["POST"], self.predict),
+            ("/webhook", ["POST"], self.webhook),
+            ("/train", ["POST"], self.train),
+            ("/versions", ["GET", "POST"], self.versions),
+            ("/job_status", ["POST"], self.job_status),
+            ("/delete", ["POST"], self.delete),
+            ("/duplicate_model", ["POST"], self.duplicate_model),
+            ("/validate", ["POST"], self.validate),
+            ("/metrics", ["GET"], self.metrics),
+        ):
+            app.add_url_rule(path, view.__name__, view, methods=methods, provide_automatic_options=False)
+
+    def health(self) -> Response:
+        """Alive, whatever Redis does: Label Studio takes anything else for "disconnected"."""
+        return answer(self._up)
+
+    def index(self) -> Response:
+        """The same at the root, where older releases look."""
+        return answer(self._up)
+
+    def webhook(self) -> Response:
+        """One event. Label Studio waits for it inside the annotator's Submit (fact 1)."""
+        data = read_object(request.environ, self._limit)
+        return answer(self._fit(action_of(data), data))
+
+    def train(self) -> Response:
+        """The call of older releases in place of `START_TRAINING`: a click, whose answer's ``job`` is followed."""
+        body = self._body()
+        uid = self._project(body.get("project"))
+        label_config = read_text(body.get("label_config"), "label_config")
+        if label_config:
+            self._configs.check(label_config)
+            self._services.state.setup(uid, label_config, None, time.time())
+        return answer(self._fit(CLICK, {"action": CLICK, "project": uid}), 201)
+
+    def setup(self) -> Response:
+        """A project's label config and extra params; the answer names the version that serves it (fact 17)."""
+        body = self._body()
+        uid = require_uid(body.get("project"))
+        schema = body.get("schema")
+        label_config = read_text(body.get("label_config") if schema is None else schema, "label_config")
+        if label_config is None:
+            raise BadInput("label_config", "is missing")
+        extra_params = _extra_params(body, self._services)
+        unsupported = self._configs.check(label_config)
+        state = self._services.state
+        project = state.setup(uid, label_config, extra_params, time.time())
+        if project.deleted_at is not None:
+            # Connected again after a `/delete`.
+            state.mark(uid, deleted_at=None)
+        if unsupported != (project.meta.get("unsupported") or None):
+            state.mark(uid, unsupported=unsupported)
+            if unsupported:
+                log.warning("project %s: this model does not support its label config: %s", uid, unsupported)
+        said: dict[str, Any] = {"model_version": self._services.server.served(uid) or ""}
+        if unsupported:
+            said["unsupported"] = unsupported
+        return answer(said)
+
+    def predict(self) -> Response:
+        """Predictions, as many lists as tasks; a task that cannot be read has an empty one in its place (fact 26)."""
+        body = self._body()
+        tasks = body.get("tasks")
+        if not isinstance(tasks, list):
+            raise BadInput("tasks", "is missing" if tasks is None else "must be a list")
+        params = object_field(body.get("params"), "params") or {}
+        context = object_field(params.get("context"), "params.context")
+        label_config = read_text(body.get("label_config"), "label_config") or ""
+        if label_config:
+            self._configs.check(label_config)
+        uid = self._project(body.get("project"))
+        readable = [index for index, task in enumerate(tasks) if _is_readable(task)]
+        results: list[list[dict[str, Any]]] = [[] for _ in tasks]
+        if readable:
+            made = self._services.server.predict(
+                uid,
+                [tasks[index] for index in readable],
+                label_config,
+                context,
+                self._services.settings.predict_deadline,
+            )
+            for index, predictions in zip(readable, made, strict=True):
+                results[index] = predictions
+        try:
+            return answer({"results": results})
+        except TypeError:
+            return answer({"results": [_writable(one, uid) for one in results]})
+
+    def versions(self) -> Response:
+        """Names of versions, newest first: of one project, or, as Label Studio names none, of all."""
+        body = self._body() if request.method == "POST" else {}
+        project = body.get("project")
+        uids = self._services.state.uids() if project is None else [self._project(project)]
+        deadline = time.monotonic() + _VERSIONS_DEADLINE_S
+        found: list[tuple[float, str]] = []
+        for uid in uids:
+            if time.monotonic() > deadline:
+                log.warning("the list of versions is cut short: reading it took more than %g s", _VERSIONS_DEADLINE_S)
+                break
+            try:
+                found.extend((one.manifest.created_at, one.name) for one in self._services.registry.versions(uid))
+            except StoreUnavailable:
+                raise
+            except RegistryError as error:
+                log.warning("the versions of project %s are left out: %s", uid, error)
+        return answer({"versions": [name for _, name in sorted(found, reverse=True)]})
+
+    def job_status(self) -> Response:
+        """How a run stands; Label Studio asks on while it reads ``queued`` or ``started``, and forgets at a 410."""
+        job = read_text(self._body().get("job"), "job")
+        if job is None:
+            raise BadInput("job", "is missing")
+        run = self._services.runs.get(job)
+        if run is None:
+            raise BadInput("job", "is not known, or no longer", status=410)
+        return answer(
+            {
+                "job_status": label_studio_status(run),
+                "job": run.id,
+                "project": run.uid,
+                "reason": run.reason,
+                "ending": run.ending,
+                "error": run.error,
+                "phase": run.phase,
+                "fraction": run.fraction,
+                "message": run.message,
+                "attempts": run.attempts,
+                "requested_at": run.requested_at,
+                "started_at": run.started_at,
+                "ended_at": run.ended_at,
+            }
+        )
+
+    def delete(self) -> Response:
+        """The connection was removed: nothing of the project waits or trains any more. Its data and versions stay."""
+        uid = self._project(self._body().get("project"))
+        if self._services.state.load(uid) is None:
+            raise ProjectUnknown("project", "is not known here")
+        forget(self._services.state, self._services.runs, uid, time.time())
+        return answer({"status": "deleted", "reason": "its runs are cancelled; its data and versions are kept"})
+
+    def duplicate_model(self) -> Response:
+        """A project was copied; the copy starts without a model."""
+        body = self._body()
+        require_uid(body.get("project_src"), "project_src")
+        require_uid(body.get("project_dst"), "project_dst")
+        return answer({"status": "ignored", "reason": "a copied project trains its own model from its own annotations"})
+
+    def validate(self) -> Response:
+        """Whether the model supports a label config."""
+        config = read_text(self._body().get("config"), "config")
+        if config is None:
+            raise BadInput("config", "is missing")
+        reason = self._configs.check(config, field="config")
+        return answer(
+            {"status": "unsupported" if reason else "ok", "reason": reason or "this label config is supported"}
+        )
+
+    def metrics(self) -> Response:
+        """Prometheus text on demand, else the empty object that Label Studio's own servers answer."""
+        if not metrics.wants_prometheus(request.accept_mimetypes, request.args.get("format")):
+            return answer({})
+        text, content_type = metrics.render(self._services)
+        return Response(text, content_type=content_type)
+
+    def _body(self) -> dict[str, Any]:
+        return read_object(request.environ, self._limit)
+
+    def _fit(self, action: str, data: dict[str, Any]) -> dict[str, Any]:
+        try:
+            return self._services.backend.fit(action, data)
+        except TypeError as error:
+            # What is decoded can be encoded again, except for its depth; only who failed pays for finding out.
+            if too_deep(data):
+                raise BadInput("body", "is nested too deeply") from error
+            raise
+
+    def _project(self, value: object) -> str:
+        """A uid from whatever names a project; Redis is asked only when it is not the uid itself."""
+        if isinstance(value, str) and "." in value:
+            return require_uid(value)
+        project = parse_project(value)
+        if project is not None and project.uid is not None:
+            return project.uid
+        known = self._services.state.uids()
+        if project is not None:
+            known = [uid for uid in known if uid.partition(".")[0] == str(project.id)]
+        if len(known) == 1:
+            return known[0]
+        if project is None:
+            raise BadInput("project", "is missing")
+        reason = f"{len(known)} known projects have this id" if known else "is not known here"
+        raise ProjectUnknown("project", reason)
+
+
+def _extra_params(body: dict[str, Any], services: Services) -> str | None:
+    """The extra params as JSON text, checked; None when the call does not say, an empty object when it clears them."""
+    if "extra_params" not in body:
+        return None
+    given = body["extra_params"]
+    if isinstance(given, str) and given.strip():
+        try:
+            given = orjson.loads(given)
+        except orjson.JSONDecodeError:
+            raise BadInput("extra_params", "must be a JSON object") from None
+    given = given or {}
+    read_extra_params(given, services.settings.refit)
+    try:
+        return orjson.dumps(given).decode()
+    except TypeError:
+        raise BadInput("extra_params", "is nested too deeply") from None
+
+
+def _is_readable(task: object) -> bool:
+    return isinstance(task, dict) and isinstance(task.get("data"), dict)
+
+
+def _writable(predictions: list[dict[str, Any]], uid: str) -> list[dict[str, Any]]:
+    """One task's predictions, or none when JSON cannot hold them: the other tasks' are not lost with them."""
+    try:
+        answer(predictions)
+    except TypeError as error:
+        log.warning("project %s: a prediction is left out, JSON cannot hold it: %s", uid, error)
+        return []
+    return predictions
