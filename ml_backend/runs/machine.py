@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import json
 import uuid
-from contextlib import contextmanager
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-import redis.exceptions
-
-from ml_backend.errors import Unavailable
+from ml_backend.redis_errors import answering
 from ml_backend.runs.records import (
     Dispatch,
     Lease,
@@ -28,7 +25,7 @@ from ml_backend.runs.records import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from redis import Redis
     from redis.commands.core import Script
@@ -40,8 +37,6 @@ TEXT_LIMIT = 2_000
 TRACEBACK_LIMIT = 20_000
 
 _TRANSITIONS = ("request", "dispatch", "start", "renew", "progress", "finish", "leave", "cancel", "standing")
-# Plain error replies that mean "not now" rather than "a mistake of ours".
-_REFUSALS = ("MISCONF", "NOREPLICAS", "OOM", "READONLY", "LOADING", "MASTERDOWN", "BUSY")
 
 
 class Runs:
@@ -64,7 +59,7 @@ class Runs:
 
     def time(self) -> float:
         """Redis's own clock: the `now` that all machines share."""
-        with _answering():
+        with answering():
             seconds, micros = self._redis.time()
         return seconds + micros / 1e6
 
@@ -116,7 +111,7 @@ class Runs:
 
     def check(self, lease: Lease) -> bool:
         """Return whether the lease's fencing token is still the project's current one."""
-        with _answering():
+        with answering():
             found = cast(
                 "list[bytes | None]", self._redis.hmget(self._key(lease.uid, "running"), ["id", "token", "nonce"])
             )
@@ -190,7 +185,7 @@ class Runs:
 
     def pause(self, uid: str, reason: str, now: float) -> None:
         """Start nothing by itself until `resume` or a click."""
-        with _answering(), self._redis.pipeline(transaction=True) as pipe:
+        with answering(), self._redis.pipeline(transaction=True) as pipe:
             pipe.set(self._key(uid, "paused"), _text(reason))
             pipe.zadd(f"{self._prefix}due", {uid: now}, lt=True)
             pipe.execute()
@@ -198,7 +193,7 @@ class Runs:
     def resume(self, uid: str, now: float) -> bool:
         """Lift a pause (the training set changed); False when there was none. Failures in a row stay counted:
         a run that fails again pauses again."""
-        with _answering(), self._redis.pipeline(transaction=True) as pipe:
+        with answering(), self._redis.pipeline(transaction=True) as pipe:
             pipe.delete(self._key(uid, "paused"))
             pipe.zadd(f"{self._prefix}due", {uid: now}, lt=True)
             removed, _ = pipe.execute()
@@ -208,7 +203,7 @@ class Runs:
         """Return a run's record (the one it joined, if it did), up to 30 days after its end."""
         if uid_of(run_id) is None:
             return None
-        with _answering():
+        with answering():
             stored = self._record(run_id)
             if stored.get("into"):
                 stored = self._record(stored["into"])
@@ -248,14 +243,14 @@ class Runs:
 
     def history(self, uid: str, limit: int = 50) -> list[Run]:
         """Return ended runs, newest first, without tracebacks; the last 200 are kept."""
-        with _answering():
+        with answering():
             entries = cast("list[bytes]", self._redis.lrange(self._key(uid, "history"), 0, max(0, limit - 1)))
         runs = (read_run(json.loads(entry)) for entry in entries[:limit])
         return [run for run in runs if run is not None]
 
     def started_since(self, uid: str, since: float) -> int:
         """Count the runs that started after `since` (at most a day back); a retried run counts once."""
-        with _answering():
+        with answering():
             return self._redis.zcount(self._key(uid, "starts"), since, "+inf")
 
     def holder(self, uid: str, run_id: str, worker: str) -> Lease | None:
@@ -263,7 +258,7 @@ class Runs:
 
         For the process that watches a trainer and must speak for it after its death. Worker names are unique.
         """
-        with _answering():
+        with answering():
             raw = cast("dict[bytes, bytes]", self._redis.hgetall(self._key(uid, "running")))
         held = {_str(key): _str(value) for key, value in raw.items()}
         if held.get("id") != run_id or held.get("worker") != worker:
@@ -309,21 +304,8 @@ class Runs:
     def _call(self, name: str, uid: str, now: float, *args: bytes | str | float) -> Any:  # noqa: ANN401
         names = ("waiting", "running", "history", "token", "run-seq", "paused", "runs", "starts")
         keys = [*(self._key(uid, each) for each in names), f"{self._prefix}due"]
-        with _answering():
+        with answering():
             return self._scripts[name](keys=keys, args=[uid, f"{self._prefix}run:", _s(now), *args])
-
-
-@contextmanager
-def _answering() -> Iterator[None]:
-    try:
-        yield
-    except (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError) as error:
-        raise Unavailable(f"Redis does not answer: {error}") from error
-    except redis.exceptions.ResponseError as error:
-        refused = (redis.exceptions.ReadOnlyError, redis.exceptions.OutOfMemoryError)
-        if isinstance(error, refused) or str(error).lstrip("-").startswith(_REFUSALS):
-            raise Unavailable(f"Redis refuses: {error}") from error
-        raise
 
 
 def _proof(lease: Lease) -> tuple[str, str, str]:
