@@ -101,7 +101,7 @@ class Clock:
         return now + IDLE_S
 
     def _resolve_start_training(self, project: ProjectState, waiting: Run, now: float) -> bool:
-        """Whether a held `START_TRAINING` stands: no annotation event came meanwhile, or the policy says so (fact 12)."""
+        """Whether a held `START_TRAINING` stands: no annotation came meanwhile, or the policy says so (fact 12)."""
         came = project.last_annotation_at
         if came is None or came < waiting.requested_at:
             self._runs.request(project.uid, trigger=CLICK, reason="Start Training", due=now, click=True, now=now)

@@ -6,10 +6,11 @@ import abc
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from ml_backend.label_config import Control
 
 JsonObject = dict[str, Any]
@@ -62,7 +63,7 @@ class Example:
         return value_of(self.task, key)
 
     def path(self, key: str) -> Path:
-        """The local file behind the media URL under ``key``, fetched when needed. Raises `LookupError` without a fetcher."""
+        """The local file behind the media URL under ``key``, fetched if needed. Raises `LookupError` without a fetcher."""
         if self.fetch is None:
             raise LookupError("this training set cannot fetch media")
         return self.fetch(self.task, str(self.value(key)))
@@ -86,8 +87,8 @@ class Example:
     def majority(self, control: str) -> tuple[str, ...]:
         """The labels most annotations agree on, in the control's own order of writing; ties go to the newest.
 
-        Ground truth, where there is one, decides alone. Labels are those under the region's value key named like its type
-        (``choices``, ``labels``, ``rectanglelabels`` …).
+        Ground truth, where there is one, decides alone. Labels are those under the region's value key named like its
+        type (``choices``, ``labels``, ``rectanglelabels`` …).
         """
         decisive = [one for one in self.annotations if one.ground_truth] or list(self.annotations)
         votes: Counter[tuple[str, ...]] = Counter()

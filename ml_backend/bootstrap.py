@@ -1,0 +1,110 @@
+"""The composition root: the one place where parts are made and joined, from settings alone."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from ml_backend.clock import Clock
+from ml_backend.event_way import EventWay, ProjectSettings
+from ml_backend.jobs import Jobs
+from ml_backend.models import find_model
+from ml_backend.predictions import PredictionServer
+from ml_backend.registry import Registry
+from ml_backend.runs import Runs
+from ml_backend.state import State
+from ml_backend.state.due import DueList
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ml_backend.backend import TrainingBackend
+    from ml_backend.settings import Settings
+
+WEB_TIMEOUT_S = 0.3
+"""A Redis that does not answer must not hold a request: 503 comes within half a second."""
+PATIENT_TIMEOUT_S = 5.0
+
+
+@dataclass(frozen=True)
+class Services:
+    """Everything a face needs. Close it when done."""
+
+    settings: Settings
+    redis: redis.Redis
+    state: State
+    runs: Runs
+    jobs: Jobs
+    registry: Registry
+    project_settings: ProjectSettings
+    model_class: type[TrainingBackend]
+    backend: TrainingBackend
+    server: PredictionServer
+
+    def make_model(self, uid: str, label_config: str, params: Mapping[str, Any] | None = None) -> TrainingBackend:
+        """A fresh, empty model for a project."""
+        return self.model_class(uid.partition(".")[0], label_config, extra_params=params)
+
+    def clock(self) -> Clock:
+        """A clock for this process."""
+        return Clock(
+            self.state,
+            DueList(self.redis, self.settings.redis_prefix),
+            self.runs,
+            self.jobs,
+            self.project_settings,
+            run_timeout=self.settings.run_timeout,
+        )
+
+    def close(self) -> None:
+        """Stop background threads and close connections."""
+        self.server.close()
+        self.redis.close()
+
+
+def connect(settings: Settings, *, timeout_s: float = WEB_TIMEOUT_S) -> redis.Redis:
+    """A client of the Redis that the settings name; one immediate retry covers a server that was restarted."""
+    if settings.redis_url is None:
+        raise RuntimeError("no Redis is set: start the private one first")
+    return redis.Redis.from_url(
+        settings.redis_url.get_secret_value(),
+        socket_timeout=timeout_s,
+        socket_connect_timeout=timeout_s,
+        retry=Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,)),
+        health_check_interval=0,
+        protocol=2,
+    )
+
+
+def make_services(settings: Settings, *, timeout_s: float = WEB_TIMEOUT_S) -> Services:
+    """Join all parts. Opens no connection yet; imports the model's module."""
+    client = connect(settings, timeout_s=timeout_s)
+    prefix = settings.redis_prefix
+    state = State(client, prefix)
+    runs = Runs(client, prefix, settings.lease)
+    jobs = Jobs(client)
+    registry = Registry(settings.store_url, client, prefix, keep=settings.keep_versions)
+    project_settings = ProjectSettings(settings.refit)
+    model_class = find_model(settings.model)
+    way = EventWay(state, runs, project_settings, time.time)
+
+    def make(uid: str, label_config: str) -> TrainingBackend:
+        return model_class(uid.partition(".")[0], label_config)
+
+    return Services(
+        settings=settings,
+        redis=client,
+        state=state,
+        runs=runs,
+        jobs=jobs,
+        registry=registry,
+        project_settings=project_settings,
+        model_class=model_class,
+        backend=model_class(on_event=way.handle),
+        server=PredictionServer(registry, make, client, prefix=prefix, max_models=settings.max_models),
+    )

@@ -1,0 +1,119 @@
+"""The commands of ml-backend and their options; each command's work stands in a file of its own."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from ml_backend.errors import RefitError
+from ml_backend.settings import Settings
+
+app = typer.Typer(
+    name="ml-backend",
+    help="A Label Studio ML backend that retrains by itself.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+
+Model = Annotated[
+    str | None,
+    typer.Argument(
+        help="A file, a folder with model.py, file.py:Class or package.module:Class; the shipped models, if not given."
+    ),
+]
+DataDir = Annotated[
+    Path | None,
+    typer.Option("--data-dir", help="Where the private Valkey and the versions lie.", show_default=".ml-backend"),
+]
+Host = Annotated[
+    str | None,
+    typer.Option(help="Address to bind to; 0.0.0.0 lets containers and other machines in.", show_default="127.0.0.1"),
+]
+Port = Annotated[int | None, typer.Option(help="Port to bind to.", show_default="9090")]
+Project = Annotated[str | None, typer.Argument(help="The project's id or uid; not needed while there is only one.")]
+
+
+def _settings(**overrides: Any) -> Settings:
+    return Settings.from_environment(os.environ, **overrides)
+
+
+@app.command()
+def start(
+    model: Model = None,
+    host: Host = None,
+    port: Port = None,
+    data_dir: DataDir = None,
+    insecure: Annotated[bool | None, typer.Option("--insecure", help="Ask callers for no credentials.")] = None,
+) -> None:
+    """Start everything: web server, workers, clock and a private Valkey."""
+    from ml_backend.cli.start import start_all  # noqa: PLC0415 - only this command needs a process tree
+
+    raise typer.Exit(start_all(_settings(model=model, host=host, port=port, data_dir=data_dir, insecure=insecure)))
+
+
+@app.command()
+def serve(model: Model = None, host: Host = None, port: Port = None, data_dir: DataDir = None) -> None:
+    """Start the web server alone, on the Redis that REDIS_URL names."""
+    from ml_backend.cli.start import start_web  # noqa: PLC0415
+
+    raise typer.Exit(start_web(_settings(model=model, host=host, port=port, data_dir=data_dir)))
+
+
+@app.command()
+def worker(model: Model = None, data_dir: DataDir = None) -> None:
+    """Start workers and the clock, on the Redis that REDIS_URL names."""
+    from ml_backend.cli.start import start_workers  # noqa: PLC0415
+
+    raise typer.Exit(start_workers(_settings(model=model, data_dir=data_dir)))
+
+
+@app.command()
+def status(
+    project: Project = None,
+    data_dir: DataDir = None,
+    as_json: Annotated[bool, typer.Option("--json", help="For scripts.")] = False,
+) -> None:
+    """Show every project: progress to the next training, counters, runs, versions and decisions."""
+    from ml_backend.cli.show import show_status  # noqa: PLC0415
+
+    show_status(_settings(data_dir=data_dir), project, as_json=as_json)
+
+
+@app.command()
+def train(
+    project: Project = None,
+    data_dir: DataDir = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Stay and show how far it is.")] = False,
+) -> None:
+    """Train now with whatever there is, as Start Training does."""
+    from ml_backend.cli.show import train_now  # noqa: PLC0415
+
+    raise typer.Exit(train_now(_settings(data_dir=data_dir), project, watch=watch))
+
+
+@app.command()
+def versions(
+    project: Project = None,
+    data_dir: DataDir = None,
+    as_json: Annotated[bool, typer.Option("--json", help="For scripts.")] = False,
+) -> None:
+    """List the versions of a project, with their scores and why they serve or not."""
+    from ml_backend.cli.show import show_versions  # noqa: PLC0415
+
+    show_versions(_settings(data_dir=data_dir), project, as_json=as_json)
+
+
+def main() -> None:
+    """Run the command line; what goes wrong on purpose is one line, without a traceback."""
+    try:
+        app()
+    except RefitError as error:
+        Console(stderr=True).print(f"[bold red]error:[/] {error}", highlight=False)
+        sys.exit(1)

@@ -1,0 +1,194 @@
+"""start, serve and worker: the process trees."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import signal
+import sys
+import urllib.request
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from ml_backend.embedded import PrivateValkey
+from ml_backend.errors import SettingsError
+from ml_backend.logs import set_up_logs
+from ml_backend.supervisor import ProcessSpec, Supervisor
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from ml_backend.settings import Settings
+
+log = logging.getLogger("ml_backend")
+
+USER = "label-studio"
+_LOOPBACK = {"127.0.0.1", "localhost", "::1"}
+
+
+def start_all(settings: Settings) -> int:
+    """A private Valkey (unless REDIS_URL names another), web server, workers and clock; returns the exit status."""
+    set_up_logs(settings.log_level)
+    folder = settings.data_dir.absolute()
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    credentials = None if settings.insecure else settings.credentials or (USER, _kept_secret(folder / "secret"))
+    environment = _environment(settings, credentials)
+    if settings.redis_url is not None:
+        return _run(
+            settings, [*_web(settings, environment), *_workers(settings, environment, after=("web",))], credentials
+        )
+    with PrivateValkey(folder / "valkey", fsync=settings.redis_fsync) as valkey:
+        environment["REDIS_URL"] = valkey.url
+        store = ProcessSpec(
+            name="valkey",
+            argv=valkey.argv(),
+            ready=valkey.is_ready,
+            death_signal=signal.SIGTERM,
+            pass_fds=(valkey.lock(),),
+            umask=valkey.umask,
+        )
+        specs = [
+            store,
+            *_web(settings, environment),
+            *_workers(settings, environment, after=("valkey", "web")),
+        ]
+        return _run(settings, specs, credentials)
+
+
+def start_web(settings: Settings) -> int:
+    """The web server alone."""
+    set_up_logs(settings.log_level)
+    _needs_redis(settings, "serve")
+    return _run(settings, _web(settings, _environment(settings, settings.credentials)), settings.credentials)
+
+
+def start_workers(settings: Settings) -> int:
+    """Workers and the clock."""
+    set_up_logs(settings.log_level)
+    _needs_redis(settings, "worker")
+    return Supervisor(_workers(settings, _environment(settings, None)), log).run()
+
+
+def _run(settings: Settings, specs: list[ProcessSpec], credentials: tuple[str, str] | None) -> int:
+    return Supervisor(specs, log, on_ready=lambda: _greet(settings, credentials)).run()
+
+
+def _needs_redis(settings: Settings, command: str) -> None:
+    if settings.redis_url is None:
+        raise SettingsError(
+            "REDIS_URL", f"is not set; `ml-backend {command}` shares a Redis with others, `start` brings its own"
+        )
+
+
+def _environment(settings: Settings, credentials: tuple[str, str] | None) -> dict[str, str]:
+    """What the children are told: this process's settings, by the names that settings have."""
+    if credentials is None and settings.host not in _LOOPBACK and not settings.insecure:
+        raise SettingsError(
+            "BASIC_AUTH_PASS", f"is not set: without it only this machine is served, not {settings.host}"
+        )
+    told = {
+        "PORT": str(settings.port),
+        "ML_BACKEND_HOST": settings.host,
+        "ML_BACKEND_DATA_DIR": str(settings.data_dir.absolute()),
+        "ML_BACKEND_STORE": _absolute(settings.store_url),
+    }
+    if settings.model is not None:
+        told["ML_BACKEND_MODEL"] = _absolute_model(settings.model)
+    if credentials is not None:
+        told["BASIC_AUTH_USER"], told["BASIC_AUTH_PASS"] = credentials
+    return told
+
+
+def _absolute(store: str) -> str:
+    return store if "://" in store else os.path.abspath(os.path.expanduser(store))  # noqa: PTH100, PTH111 - a string that may be a URL
+
+
+def _absolute_model(model: str) -> str:
+    path, colon, name = model.partition(":")
+    return f"{os.path.abspath(path)}{colon}{name}" if os.path.exists(path) else model  # noqa: PTH100, PTH110 - may be a module
+
+
+def _process(*arguments: str) -> list[str]:
+    # -P keeps the current folder off the path: a model.py in it must not shadow a package.
+    return [sys.executable, "-P", "-m", "ml_backend.processes", *arguments]
+
+
+def _web(settings: Settings, environment: dict[str, str]) -> list[ProcessSpec]:
+    return [
+        ProcessSpec(
+            name="web",
+            argv=_process("web"),
+            # Many threads predict at once here: a library's own threads would only get in each other's way.
+            env={"OMP_NUM_THREADS": "1", **environment},
+            ready=_answers(f"http://{_reachable(settings.host)}:{settings.port}/health"),
+            grace_s=15.0,
+        )
+    ]
+
+
+def _workers(settings: Settings, environment: dict[str, str], after: tuple[str, ...] = ()) -> list[ProcessSpec]:
+    queues = [f"train-{number}" for number in range(1, settings.train_workers + 1)]
+    queues += ["sync", "predict"]
+    specs = [ProcessSpec(name="clock", argv=_process("clock"), env=environment, after=after)]
+    for name in queues:
+        queue = name.partition("-")[0]
+        specs.append(ProcessSpec(name=name, argv=_process("work", queue), env=environment, after=after, grace_s=10.0))
+    return specs
+
+
+def _answers(url: str) -> Callable[[], bool]:
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+    def ready() -> bool:
+        try:
+            with opener.open(url, timeout=0.5) as answer:
+                return bool(answer.status == 200)
+        except OSError:
+            return False
+
+    return ready
+
+
+def _reachable(host: str) -> str:
+    return {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)  # noqa: S104 - compared only
+
+
+def _kept_secret(path: Path) -> str:
+    """The password of this data folder, made at the first start; readable by its owner only."""
+    try:
+        return path.read_text(encoding="ascii").strip()
+    except FileNotFoundError:
+        secret = secrets.token_urlsafe(24)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w", encoding="ascii") as file:
+            file.write(secret + "\n")
+        return secret
+
+
+def _greet(settings: Settings, credentials: tuple[str, str] | None) -> None:
+    login = f"{credentials[0]}:{credentials[1]}@" if credentials is not None else ""
+    urls = Table.grid(padding=(0, 2))
+    for where, host in (
+        ("Label Studio on this machine", "localhost"),
+        ("Label Studio in Docker, this on its host", "host.docker.internal"),
+        ("both in Docker", "ml-backend"),
+    ):
+        urls.add_row(
+            where, Text(f"http://{login}{host}:{settings.port}", style="bold green", no_wrap=True, overflow="ignore")
+        )
+    body = Table.grid(padding=(1, 0))
+    body.add_row(
+        "Paste the URL that fits into Label Studio: [b]Settings → Model → Connect Model[/b], without authentication."
+    )
+    body.add_row(urls)
+    if settings.host in _LOOPBACK:
+        body.add_row("[dim]Containers reach it once it is started with --host 0.0.0.0.[/]")
+    body.add_row(f"Data: [b]{settings.data_dir.absolute()}[/b]    Stop: Ctrl-C")
+    console = Console(soft_wrap=True)
+    console.print(Panel(body, title="ml-backend is ready", border_style="green", expand=False))

@@ -1,0 +1,94 @@
+"""What each process of the tree runs: ``python -P -m ml_backend.processes web|clock|work <queue>``.
+
+Settings come through the environment, secrets too: a command line can be read by everybody.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+
+from ml_backend.errors import RefitError, Unavailable
+from ml_backend.logs import set_up_logs
+from ml_backend.settings import Settings
+from ml_backend.supervisor import HOPELESS
+
+log = logging.getLogger("ml_backend")
+
+
+def web(settings: Settings) -> None:
+    """Serve Label Studio's calls."""
+    from ml_backend.web.server import serve  # noqa: PLC0415 - gunicorn is for this process alone
+
+    def make_app() -> object:
+        from ml_backend.bootstrap import make_services  # noqa: PLC0415 - in the web process, after the fork
+        from ml_backend.web import create_app  # noqa: PLC0415
+
+        services = make_services(settings)
+        services.server.start()
+        return create_app(services)
+
+    serve(
+        make_app,  # type: ignore[arg-type]
+        bind=f"{settings.host}:{settings.port}",
+        workers=settings.web_workers,
+        threads=settings.threads,
+        log_level=settings.log_level.lower(),
+    )
+
+
+def clock(settings: Settings) -> None:
+    """Tick until told to stop. Redis may come and go meanwhile."""
+    from ml_backend.bootstrap import PATIENT_TIMEOUT_S, make_services  # noqa: PLC0415 - not for the other processes
+
+    stop = threading.Event()
+    for one in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(one, lambda *_: stop.set())
+    services = make_services(settings, timeout_s=PATIENT_TIMEOUT_S)
+    ticking = services.clock()
+    away = False
+    while not stop.wait(settings.tick):
+        try:
+            ticking.tick(time.time())
+            if away:
+                log.warning("clock: Redis answers again")
+            away = False
+        except Unavailable as error:
+            if not away:
+                log.warning("clock: %s", error)
+            away = True
+
+
+def work(settings: Settings, queue: str) -> None:
+    """Carry out the jobs of one queue."""
+    from ml_backend.worker import run_worker  # noqa: PLC0415 - RQ and the model's libraries
+
+    run_worker(settings, queue)
+
+
+def main(argv: list[str]) -> int:
+    """Run one process; 78 tells the supervisor that trying again would end the same way."""
+    try:
+        settings = Settings.from_environment(os.environ)
+        set_up_logs(settings.log_level)
+        if argv[:1] == ["web"]:
+            web(settings)
+        elif argv[:1] == ["clock"]:
+            clock(settings)
+        elif argv[:1] == ["work"] and len(argv) == 2:
+            work(settings, argv[1])
+        else:
+            log.error("no such process: %s", " ".join(argv))
+            return HOPELESS
+    except RefitError as error:
+        log.error("%s", error)  # noqa: TRY400 - an error made for people needs no traceback
+        return HOPELESS
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
