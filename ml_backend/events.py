@@ -281,7 +281,7 @@ def _annotations_written(action: str, data: Mapping[str, object]) -> Annotations
             raise BadInput(entries.at(index), "must be an object")
         at = entries.prefix(index)
         if entry.get("task") is not None:
-            task = _task(entry["task"], f"{at}task")
+            task = parse_task(entry["task"], f"{at}task")
         elif len(beside) == len(entries.items):
             task = beside[index]
         elif len(beside) == 1:
@@ -290,11 +290,16 @@ def _annotations_written(action: str, data: Mapping[str, object]) -> Annotations
             raise BadInput(f"{at}task", "is missing")
         if task.data is not None:
             tasks.setdefault(task.id, task)
-        annotations.append(_annotation(entry, at, task.id, bulk=bulk))
+        annotations.append(parse_annotation(entry, at, task.id, bulk=bulk))
     return AnnotationsWritten(action, _project_of(data, entries), tuple(annotations), tuple(tasks.values()))
 
 
-def _annotation(entry: Mapping[str, object], at: str, task: int, *, bulk: bool) -> Annotation:
+def parse_annotation(entry: Mapping[str, object], at: str, task: int, *, bulk: bool) -> Annotation:
+    """Read one annotation of a payload, or of Label Studio's API: both must give the same, or a sync would see changes.
+
+    ``at`` stands before the name of a field in errors; ``bulk``: created in a list, or never saved by a person.
+    Raises `BadInput`.
+    """
     parent = entry.get("parent_prediction")
     if isinstance(parent, dict):
         parent = parent.get("id")
@@ -404,10 +409,11 @@ def _tasks_beside(data: Mapping[str, object]) -> list[Task]:
     if data.get("task") is None and data.get("tasks") is None:
         return []
     entries = _entries(data, ("task", "tasks"), "id")
-    return [_task(entry, entries.at(index)) for index, entry in enumerate(entries.items)]
+    return [parse_task(entry, entries.at(index)) for index, entry in enumerate(entries.items)]
 
 
-def _task(value: object, field: str) -> Task:
+def parse_task(value: object, field: str) -> Task:
+    """Read one task, an object or an id alone. Raises `BadInput` naming ``field`` or what is below it."""
     if not isinstance(value, dict):
         return Task(id=read_id(value, field))
     return Task(
