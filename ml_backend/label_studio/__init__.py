@@ -1,0 +1,25 @@
+"""Label Studio's API, as far as the product needs it: typed, retried, and with the key sent nowhere else."""
+
+from ml_backend.label_studio.api import LabelStudioApi
+from ml_backend.label_studio.records import (
+    Connection,
+    Identity,
+    LabelledTask,
+    PlainTask,
+    ProjectDetails,
+    StoredPrediction,
+    TaskStub,
+    Webhook,
+)
+
+__all__ = [
+    "Connection",
+    "Identity",
+    "LabelStudioApi",
+    "LabelledTask",
+    "PlainTask",
+    "ProjectDetails",
+    "StoredPrediction",
+    "TaskStub",
+    "Webhook",
+]

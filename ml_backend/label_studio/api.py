@@ -1,0 +1,319 @@
+"""What the product asks of Label Studio, call by call.
+
+Tasks are read through the Data Manager's list with ``include``, which names the fields to compute: 5,000 annotated
+tasks take 5.9 s instead of 12.9 s (6.7 s by export, which moreover leaves a file in Label Studio's data folder each
+time). Pages are asked for by id greater than the last, since page numbers skip rows while others delete (fact 24).
+"""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Self, TypeVar
+
+import orjson
+
+from ml_backend.errors import LabelStudioError
+from ml_backend.fields import read_id, read_text
+from ml_backend.label_studio.records import (
+    Connection,
+    Identity,
+    LabelledTask,
+    PlainTask,
+    ProjectDetails,
+    StoredPrediction,
+    TaskStub,
+    Webhook,
+    read_connection,
+    read_labelled_task,
+    read_list,
+    read_one,
+    read_plain_task,
+    read_project,
+    read_stub,
+    read_webhook,
+)
+from ml_backend.label_studio.transport import TimedOut, Transport
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+Read = TypeVar("Read")
+Filter = dict[str, object]
+
+LARGEST_PAGE = 1000
+LARGEST_STUB_PAGE = 5000
+_FIRST_PAGE = 100
+_PAGE_BYTES = 8_000_000
+"""Pages are made as large as this allows: one task with brush strokes may be larger than a thousand texts."""
+
+_LABELLED_FIELDS = (
+    "id,data,created_at,updated_at,annotations,"
+    "result,completed_by,was_cancelled,ground_truth,parent_prediction,updated_by"
+)
+_PLAIN_FIELDS = "id,data,created_at,updated_at,is_labeled,predictions_model_versions"
+_STUB_FIELDS = "id,updated_at,annotations_ids"
+
+
+class LabelStudioApi:
+    """One Label Studio, as the owner of one API key sees it. A context manager; threads may share it.
+
+    ``base_url`` may hold a path prefix. ``timeout_s`` limits each request, ``patience_s`` how long a failing one is
+    repeated (5xx, 429 and connection errors only), ``pause`` sleeps in between and may raise to end it.
+    Every call may raise `WrongToken`, `LabelStudioRefused` (its ``status``), `LabelStudioUnreachable`, or
+    `LabelStudioError` for an answer that makes no sense; creating one raises `WrongToken` and `SettingsError`.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        api_key: str,
+        *,
+        timeout_s: float = 60.0,
+        patience_s: float = 30.0,
+        pause: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._transport = Transport(base_url, api_key, timeout_s=timeout_s, patience_s=patience_s, pause=pause)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._transport.close()
+
+    def check(self) -> Identity:
+        """Whom the key belongs to: the cheapest call that proves address and key."""
+        who = self._transport.json("GET", "/api/current-user/whoami")
+        release = self._transport.json("GET", "/api/version")
+
+        def read(entry: Mapping[str, object]) -> Identity:
+            return Identity(
+                user_id=read_id(entry.get("id"), "id"),
+                email=read_text(entry.get("email"), "email") or "",
+                token_kind=self._transport.token_kind,
+                release=str(release.get("release") or "") if isinstance(release, dict) else "",
+            )
+
+        return read_one(who, read, "a user")
+
+    def project(self, project_id: int) -> ProjectDetails:
+        """Settings and all eight counters; 0.05 s at 5,000 tasks. `LabelStudioRefused` 404: gone, or not the key's."""
+        answer = self._transport.json("GET", f"/api/projects/{project_id}/")
+        return read_one(answer, read_project, "a project")
+
+    # Tasks
+
+    def labelled_tasks(
+        self, project_id: int, *, after: int = 0, since_us: int | None = None
+    ) -> Iterator[list[LabelledTask]]:
+        """Pages of the tasks that have annotations, by ascending id greater than ``after``.
+
+        ``since_us``: only those whose ``updated_at`` is that or later. A task's ``updated_at`` moves when one of its
+        annotations is created, edited or deleted (facts 23 and 24 name the exceptions).
+        Storage URLs in ``data`` stay as they are stored, as events carry them.
+        """
+        wanted = [_has_annotations(True), *_since(since_us)]
+        yield from self._pages(project_id, wanted, _LABELLED_FIELDS, read_labelled_task, after=after)
+
+    def labelled_tasks_by_id(self, project_id: int, ids: Sequence[int]) -> Iterator[list[LabelledTask]]:
+        """Pages of the given tasks with all their annotations, none included; deleted ones are missing."""
+        for part in _parts(ids):
+            yield from self._pages(project_id, [_among(part)], _LABELLED_FIELDS, read_labelled_task)
+
+    def unlabelled_since(self, project_id: int, since_us: int) -> Iterator[list[int]]:
+        """Pages of the ids of tasks updated since then that have no annotation: new, or they lost theirs."""
+        wanted = [_has_annotations(False), *_since(since_us)]
+        for page in self._pages(project_id, wanted, _STUB_FIELDS, read_stub, largest=LARGEST_STUB_PAGE):
+            yield [stub.id for stub in page]
+
+    def stubs(self, project_id: int, *, after: int = 0) -> Iterator[list[TaskStub]]:
+        """Pages of all tasks that have annotations, with the annotations' ids: the list that shows lost deletions.
+
+        1.6 s at 5,000 tasks, where the same list with ``fields=all`` takes 4.9 s.
+        """
+        yield from self._pages(
+            project_id, [_has_annotations(True)], _STUB_FIELDS, read_stub, after=after, largest=LARGEST_STUB_PAGE
+        )
+
+    def plain_tasks(self, project_id: int, *, after: int = 0) -> Iterator[list[PlainTask]]:
+        """Pages of all tasks without their annotations, with the versions of their stored predictions."""
+        yield from self._pages(project_id, [], _PLAIN_FIELDS, read_plain_task, after=after)
+
+    def plain_tasks_by_id(self, project_id: int, ids: Sequence[int]) -> Iterator[list[PlainTask]]:
+        """Pages of the given tasks without their annotations; deleted ones are missing."""
+        for part in _parts(ids):
+            yield from self._pages(project_id, [_among(part)], _PLAIN_FIELDS, read_plain_task)
+
+    def _pages(
+        self,
+        project_id: int,
+        wanted: list[Filter],
+        fields: str,
+        read: Callable[[Mapping[str, object]], Read],
+        *,
+        after: int = 0,
+        largest: int = LARGEST_PAGE,
+    ) -> Iterator[list[Read]]:
+        """Pages of the Data Manager's list. A page that takes too long is asked for again at a quarter of its size."""
+        size = min(_FIRST_PAGE, largest)
+        while True:
+            filters = {"conjunction": "and", "items": [*wanted, _filter("id", "greater", "Number", after)]}
+            query = {"filters": filters, "ordering": ["tasks:id"]}
+            parameters: dict[str, str | int] = {
+                "project": project_id,
+                "page_size": size,
+                "fields": "all",
+                "include": fields,
+                "resolve_uri": "false",
+                "query": orjson.dumps(query).decode(),
+            }
+            try:
+                answer, length = self._transport.sized(
+                    "GET", "/api/tasks/", parameters=parameters, timeouts_pass=size == 1
+                )
+            except TimedOut:
+                size = max(1, size // 4)
+                continue
+            tasks = answer.get("tasks") if isinstance(answer, dict) else None
+            page = read_list(tasks, read, "tasks")
+            total = answer.get("total") if isinstance(answer, dict) else None
+            if not isinstance(tasks, list) or not isinstance(total, int) or not page:
+                return
+            yield page
+            # Not a short page, the total says that it was the last: servers may limit the page's size below ours.
+            if len(page) >= total:
+                return
+            after = max(after + 1, *(read_id(task["id"], "task.id") for task in tasks))
+            size = max(1, min(largest, size * 4, len(page) * _PAGE_BYTES // max(1, length)))
+
+    # Predictions
+
+    def import_predictions(self, project_id: int, predictions: Sequence[StoredPrediction]) -> int:
+        """Store them; how many were created. Never repeated by itself, since it would store them twice.
+
+        `LabelStudioRefused` 400 when one names a deleted task: earlier chunks of 500 stay stored (fact 27).
+        """
+        body = [
+            {"task": one.task, "result": one.result, "score": one.score, "model_version": one.model_version}
+            for one in predictions
+        ]
+        path = f"/api/projects/{project_id}/import/predictions"
+        answer = self._transport.json("POST", path, body=body, repeatable=False)
+        created = answer.get("created") if isinstance(answer, dict) else None
+        if not isinstance(created, int):
+            raise LabelStudioError("Label Studio does not say how many predictions it stored")
+        return created
+
+    def prediction_versions(self, project_id: int) -> dict[str, int]:
+        """How many predictions are stored of each version."""
+        answer = self._transport.json("GET", f"/api/projects/{project_id}/model-versions/")
+        if not isinstance(answer, dict):
+            raise LabelStudioError("Label Studio answered with something else than a count by version")
+        return {str(version): int(count) for version, count in answer.items() if isinstance(count, int)}
+
+    def delete_predictions(self, project_id: int, version: str) -> None:
+        """Delete that version's predictions only; may set the project's ``model_version`` to null (fact 16)."""
+        body = {"model_version": version}
+        self._transport.json("DELETE", f"/api/projects/{project_id}/model-versions/", body=body)
+
+    def set_model_version(self, project_id: int, version: str, *, show: bool | None = None) -> None:
+        """Set whose predictions order the tasks and are shown; ``show`` False shows them to nobody (fact 22).
+
+        `LabelStudioRefused` 400 unless predictions of it exist, or a connection has it as its title.
+        """
+        body: dict[str, object] = {"model_version": version}
+        if show is not None:
+            body["show_collab_predictions"] = show
+        self._transport.json("PATCH", f"/api/projects/{project_id}/", body=body)
+
+    # Connections and webhooks
+
+    def connections(self, project_id: int) -> list[Connection]:
+        """The project's backends. Label Studio asks each of them for /health and /setup before it answers."""
+        answer = self._transport.json("GET", "/api/ml/", parameters={"project": project_id})
+        return read_list(answer, read_connection, "connections")
+
+    def rename_connection(self, connection: Connection, title: str) -> None:
+        """Rename it; the project's ``model_version`` follows if it was the old title (fact 16).
+
+        The whole connection is sent again, since Label Studio checks what it is sent against the backend: without
+        address and project it answers 500, without the user 400, without extra params /setup would lose them.
+        """
+        body: dict[str, object] = {
+            "title": title,
+            "url": connection.url,
+            "project": connection.project_id,
+            "extra_params": connection.extra_params,
+        }
+        if connection.basic_auth_user is not None:
+            # An empty password keeps the stored one.
+            body |= {
+                "auth_method": "BASIC_AUTH",
+                "basic_auth_user": connection.basic_auth_user,
+                "basic_auth_pass": "",
+            }
+        self._transport.json("PATCH", f"/api/ml/{connection.id}", body=body)
+
+    def webhooks(self, project_id: int | None = None) -> list[Webhook]:
+        """The project's webhooks; without a project, those that the key's owner can see of the whole organization."""
+        parameters = {} if project_id is None else {"project": project_id}
+        return read_list(self._transport.json("GET", "/api/webhooks/", parameters=parameters), read_webhook, "webhooks")
+
+    def create_webhook(self, project_id: int, url: str, headers: Mapping[str, str]) -> Webhook:
+        """Create one for all actions with payload."""
+        body = {
+            "project": project_id,
+            "url": url,
+            "headers": dict(headers),
+            "send_payload": True,
+            "send_for_all_actions": True,
+        }
+        return read_one(
+            self._transport.json("POST", "/api/webhooks/", body=body, repeatable=False), read_webhook, "a webhook"
+        )
+
+    def update_webhook(self, webhook: Webhook) -> None:
+        """Store it as given. Everything is sent: Label Studio takes actions that are left out for none."""
+        body = {
+            "url": webhook.url,
+            "is_active": webhook.active,
+            "send_payload": webhook.send_payload,
+            "send_for_all_actions": webhook.all_actions,
+            "actions": list(webhook.actions),
+            "headers": webhook.headers,
+        }
+        self._transport.json("PATCH", f"/api/webhooks/{webhook.id}/", body=body)
+
+    def delete_webhook(self, webhook_id: int) -> None:
+        """Delete it."""
+        self._transport.json("DELETE", f"/api/webhooks/{webhook_id}/")
+
+
+def _filter(column: str, operator: str, kind: str, value: object) -> Filter:
+    return {"filter": f"filter:tasks:{column}", "operator": operator, "type": kind, "value": value}
+
+
+def _has_annotations(yes: bool) -> Filter:
+    """Asks the annotations themselves: a task's own counts leave skipped ones out."""
+    return _filter("annotations_ids", "empty", "Number", not yes)
+
+
+def _since(since_us: int | None) -> list[Filter]:
+    if since_us is None:
+        return []
+    moment = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=since_us)
+    return [_filter("updated_at", "greater_or_equal", "Datetime", moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ"))]
+
+
+def _among(ids: Sequence[int]) -> Filter:
+    return _filter("id", "in_list", "List", list(ids))
+
+
+def _parts(ids: Sequence[int]) -> Iterator[Sequence[int]]:
+    """Parts that fit into a request line, whatever server stands before Label Studio (4 KB is a common limit)."""
+    for start in range(0, len(ids), 200):
+        yield ids[start : start + 200]
