@@ -89,6 +89,11 @@ class Aliases:
             tuple(int(one) for one in _text(before or b"").split(",") if one),
         )
 
+    def revision(self) -> int:
+        """How often an alias was moved, over all projects; 0 after Redis lost everything."""
+        with answering():
+            return int(self._redis.get(f"{self._prefix}serving:revision") or 0)
+
     def move(
         self, uid: str, target: Alias, *, expected: int, token: int | None = None
     ) -> Literal["ok", "fenced", "moved"]:

@@ -1,0 +1,142 @@
+"""From whatever a model returns to what Label Studio takes: one list of predictions for each task, nothing invalid."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ml_backend.examples import JsonObject
+
+log = logging.getLogger(__name__)
+
+_FIRST_CHUNK = 32
+_LARGEST_CHUNK = 4096
+_CHUNK_S = 5.0
+
+
+class _Invalid(ValueError):
+    """What a model returned is no answer for the tasks it was given."""
+
+
+@dataclass
+class Answering:
+    """Asks a model about tasks in chunks, until a deadline, and finds the tasks it cannot answer.
+
+    ``ask`` gets tasks and returns the model's raw answer, ``version`` becomes each prediction's ``model_version``,
+    ``deadline`` is on ``time.monotonic``'s clock: tasks that are not done by then stay without a prediction.
+    """
+
+    ask: Callable[[list[JsonObject]], object]
+    version: str
+    deadline: float
+    _failed: int = field(default=0, init=False)
+    _first_error: str = field(default="", init=False)
+
+    def answers(self, tasks: Sequence[JsonObject]) -> list[list[JsonObject]]:
+        """One list of predictions for each task, in order; empty where there is none. Never raises."""
+        done: list[list[JsonObject]] = []
+        size = _FIRST_CHUNK
+        while len(done) < len(tasks):
+            began = time.monotonic()
+            if began >= self.deadline:
+                log.warning(
+                    "%s: time is up: %d of %d tasks get no prediction", self.version, len(tasks) - len(done), len(tasks)
+                )
+                break
+            chunk = list(tasks[len(done) : len(done) + size])
+            done += self._chunk(chunk)
+            took = max(time.monotonic() - began, 1e-6)
+            # Large chunks are what vectorised models are fast with, but none may outlast what is left of the time.
+            fits = min(_CHUNK_S, (self.deadline - time.monotonic()) / 2) * len(chunk) / took
+            size = max(1, min(size * 4, _LARGEST_CHUNK, int(fits)))
+        if self._failed:
+            log.warning(
+                "%s: %d of %d tasks could not be predicted; first: %s",
+                self.version,
+                self._failed,
+                len(tasks),
+                self._first_error,
+            )
+        return done + [[] for _ in range(len(tasks) - len(done))]
+
+    def _chunk(self, tasks: list[JsonObject]) -> list[list[JsonObject]]:
+        if time.monotonic() >= self.deadline:
+            return [[] for _ in tasks]
+        # A model author's code may raise anything.
+        try:
+            return normalised(self.ask(tasks), len(tasks), self.version)
+        except Exception as error:
+            if len(tasks) == 1:
+                self._failed += 1
+                self._first_error = self._first_error or f"task {tasks[0].get('id')}: {type(error).__name__}: {error}"
+                return [[]]
+        # One bad task must not take the others' predictions along: halve until it stands alone.
+        middle = len(tasks) // 2
+        return self._chunk(tasks[:middle]) + self._chunk(tasks[middle:])
+
+
+def normalised(answer: object, expected: int, version: str) -> list[list[JsonObject]]:
+    """A model's answer to ``expected`` tasks as plain JSON: lists of ``{"result", "score", "model_version"}``.
+
+    Takes a list with a prediction, a list of predictions or nothing (``[]``, ``{}``, None) for each task, or an object
+    with such a list under ``predictions`` (a `ModelResponse`) or ``results``; numpy values become plain ones.
+    A missing score becomes 0.0, since Label Studio orders by it. Raises `ValueError` when it is something else.
+    """
+    items = _plain(_listed(answer))
+    if len(items) != expected:
+        raise _Invalid(f"{len(items)} predictions for {expected} tasks")
+    return [[_prediction(one, version) for one in _several(item)] for item in items]
+
+
+def _listed(answer: object) -> list[object]:
+    if isinstance(answer, Mapping):
+        answer = answer.get("results", answer.get("predictions"))
+    elif (held := getattr(answer, "predictions", None)) is not None:
+        answer = held
+    if not isinstance(answer, Sequence) or isinstance(answer, str | bytes):
+        raise _Invalid(f"predict returned {type(answer).__name__}, not a list")
+    return list(answer)
+
+
+def _plain(items: list[object]) -> list[Any]:
+    # Through JSON and back: what survives is what Label Studio can be sent, numpy and pydantic values included.
+    options = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
+    plain = orjson.loads(orjson.dumps(items, default=_dumped, option=options))
+    return list(plain)
+
+
+def _dumped(value: object) -> object:
+    if callable(dump := getattr(value, "model_dump", None)):
+        return dump(exclude_none=True)
+    if callable(scalar := getattr(value, "tolist", None)):
+        return scalar()
+    if isinstance(value, set | frozenset):
+        return sorted(value)
+    raise TypeError(f"{type(value).__name__} cannot be sent")
+
+
+def _several(item: object) -> list[object]:
+    if not item:
+        return []
+    return item if isinstance(item, list) else [item]
+
+
+def _prediction(one: object, version: str) -> JsonObject:
+    if not isinstance(one, dict):
+        raise _Invalid(f"a prediction is {type(one).__name__}, not an object")
+    result = one.get("result")
+    if not isinstance(result, list) or not all(isinstance(region, dict) for region in result):
+        raise _Invalid("a prediction's result is not a list of regions")
+    score = one.get("score")
+    if not isinstance(score, int | float) or isinstance(score, bool) or not math.isfinite(score):
+        score = 0.0
+    return {"result": result, "score": float(score), "model_version": version}
