@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -12,19 +13,21 @@ from redis.retry import Retry
 
 from ml_backend.clock import Clock
 from ml_backend.event_way import EventWay, ProjectSettings
-from ml_backend.jobs import Jobs
+from ml_backend.lease import LeaseKeeper
 from ml_backend.models import find_model
 from ml_backend.predictions import PredictionServer
 from ml_backend.registry import Registry
 from ml_backend.runs import Runs
+from ml_backend.settings import Settings
 from ml_backend.state import State
 from ml_backend.state.due import DueList
+from ml_backend.training import Trainer
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from ml_backend.backend import TrainingBackend
-    from ml_backend.settings import Settings
+    from ml_backend.jobs import Jobs
 
 WEB_TIMEOUT_S = 0.3
 """A Redis that does not answer must not hold a request: 503 comes within half a second."""
@@ -39,7 +42,6 @@ class Services:
     redis: redis.Redis
     state: State
     runs: Runs
-    jobs: Jobs
     registry: Registry
     project_settings: ProjectSettings
     model_class: type[TrainingBackend]
@@ -50,21 +52,46 @@ class Services:
         """A fresh, empty model for a project."""
         return self.model_class(uid.partition(".")[0], label_config, extra_params=params)
 
+    def jobs(self) -> Jobs:
+        """The queues."""
+        from ml_backend.jobs import Jobs  # noqa: PLC0415 - the web process needs no RQ, which is slow to import
+
+        return Jobs(self.redis, self.settings.redis_prefix)
+
     def clock(self) -> Clock:
         """A clock for this process."""
         return Clock(
             self.state,
             DueList(self.redis, self.settings.redis_prefix),
             self.runs,
-            self.jobs,
+            self.jobs(),
             self.project_settings,
             run_timeout=self.settings.run_timeout,
+        )
+
+    def trainer(self) -> Trainer:
+        """Carries out runs, in a worker process."""
+        return Trainer(
+            self.state,
+            self.runs,
+            self.registry,
+            self.project_settings,
+            self.make_model,
+            self.settings.data_dir.absolute() / "work",
+            keep=lambda lease: LeaseKeeper(lease, open_runs, method=self.settings.worker),
         )
 
     def close(self) -> None:
         """Stop background threads and close connections."""
         self.server.close()
         self.redis.close()
+
+
+def open_runs() -> Runs:
+    """The runs, with a client of their own, from this process's environment: what keeps a lease needs no more."""
+    settings = Settings.from_environment(os.environ)
+    client = connect(settings, timeout_s=min(PATIENT_TIMEOUT_S, settings.lease / 6))
+    return Runs(client, settings.redis_prefix, settings.lease)
 
 
 def connect(settings: Settings, *, timeout_s: float = WEB_TIMEOUT_S) -> redis.Redis:
@@ -87,7 +114,6 @@ def make_services(settings: Settings, *, timeout_s: float = WEB_TIMEOUT_S) -> Se
     prefix = settings.redis_prefix
     state = State(client, prefix)
     runs = Runs(client, prefix, settings.lease)
-    jobs = Jobs(client)
     registry = Registry(settings.store_url, client, prefix, keep=settings.keep_versions)
     project_settings = ProjectSettings(settings.refit)
     model_class = find_model(settings.model)
@@ -101,7 +127,6 @@ def make_services(settings: Settings, *, timeout_s: float = WEB_TIMEOUT_S) -> Se
         redis=client,
         state=state,
         runs=runs,
-        jobs=jobs,
         registry=registry,
         project_settings=project_settings,
         model_class=model_class,

@@ -1,4 +1,4 @@
-"""Which model class runs: a file, a folder with model.py, ``file.py:Class``, ``package.module:Class``, or a shipped one."""
+"""Which model class runs: a file, a folder with model.py, ``file.py:Class``, ``package.module:Class``, or ours."""
 
 from __future__ import annotations
 

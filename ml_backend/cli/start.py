@@ -11,9 +11,6 @@ import urllib.request
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.panel import Panel
-from rich.table import Table
-from rich.text import Text
 
 from ml_backend.embedded import PrivateValkey
 from ml_backend.errors import SettingsError
@@ -173,22 +170,14 @@ def _kept_secret(path: Path) -> str:
 
 def _greet(settings: Settings, credentials: tuple[str, str] | None) -> None:
     login = f"{credentials[0]}:{credentials[1]}@" if credentials is not None else ""
-    urls = Table.grid(padding=(0, 2))
+    say = Console(soft_wrap=True, highlight=False).print
+    say("\n[bold green]ml-backend is ready.[/] Paste into Label Studio (Settings → Model → Connect Model) the URL that fits:\n")
     for where, host in (
         ("Label Studio on this machine", "localhost"),
         ("Label Studio in Docker, this on its host", "host.docker.internal"),
         ("both in Docker", "ml-backend"),
     ):
-        urls.add_row(
-            where, Text(f"http://{login}{host}:{settings.port}", style="bold green", no_wrap=True, overflow="ignore")
-        )
-    body = Table.grid(padding=(1, 0))
-    body.add_row(
-        "Paste the URL that fits into Label Studio: [b]Settings → Model → Connect Model[/b], without authentication."
-    )
-    body.add_row(urls)
+        say(f"  {where:<42}[bold]http://{login}{host}:{settings.port}[/]")
     if settings.host in _LOOPBACK:
-        body.add_row("[dim]Containers reach it once it is started with --host 0.0.0.0.[/]")
-    body.add_row(f"Data: [b]{settings.data_dir.absolute()}[/b]    Stop: Ctrl-C")
-    console = Console(soft_wrap=True)
-    console.print(Panel(body, title="ml-backend is ready", border_style="green", expand=False))
+        say("\n  Containers reach it only when it is started with --host 0.0.0.0.", style="dim")
+    say(f"\n  Data lies in {settings.data_dir.absolute()}. Stop with Ctrl-C.\n")
