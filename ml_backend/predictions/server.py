@@ -307,7 +307,7 @@ class PredictionServer:
         with self._lock:
             due = {uid for uid, stopped in self._stopped.items() if stopped.until <= now}
             if moved:
-                # Which project moved is not known: those that have nothing loaded are looked up when they are asked for.
+                # Which project moved is not known: those with nothing loaded are looked up when they are asked for.
                 self._moves += 1
                 self._stopped = {uid: one for uid, one in self._stopped.items() if uid in self._loaded}
             uids = [uid for uid in self._loaded if moved or uid in due]
