@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import hypothesis
 import pytest
 
 from tests.label_studio.driver import Driver
@@ -11,6 +12,11 @@ from tests.label_studio.server import RealLabelStudio
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+
+# How long an example takes says nothing on a machine that does other things too.
+hypothesis.settings.register_profile("patient", deadline=None)
+hypothesis.settings.load_profile("patient")
 
 
 @pytest.fixture(scope="session")
@@ -25,6 +31,14 @@ def driver(label_studio: RealLabelStudio) -> Iterator[Driver]:
     """A person at that Label Studio, logged in with a personal access token."""
     with Driver(label_studio.base_url, label_studio.personal_token) as person:
         yield person
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """The one warning that is not ours to mend: the SDK's token exchange calls pydantic by an old name."""
+    config.addinivalue_line(
+        "filterwarnings",
+        r"ignore:The `parse_obj` method is deprecated:pydantic.warnings.PydanticDeprecatedSince20:label_studio_sdk\.",
+    )
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

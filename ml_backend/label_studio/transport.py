@@ -78,6 +78,8 @@ class Transport:
         parts = urlsplit(base_url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise SettingsError("LABEL_STUDIO_URL", "must begin with http:// or https:// and name a host")
+        if parts.username is not None:
+            raise SettingsError("LABEL_STUDIO_URL", "must not hold a user name: it would take the API key's place")
         key = api_key.strip()
         if problem := problem_with(key):
             raise WrongToken(problem)
