@@ -39,7 +39,7 @@ class ProcessSpec:
     ``stop_signal`` goes to the process, which has ``grace_s`` to end before its whole group is killed.
     ``death_signal`` is what it gets when the supervisor itself is killed: there is nobody left to insist, so choose
     another than SIGKILL only for a program that ends promptly.
-    ``pass_fds`` and ``umask`` are those of ``subprocess.Popen``.
+    ``explain`` is asked for the log why it may have ended. ``pass_fds`` and ``umask`` are those of ``subprocess.Popen``.
     """
 
     name: str
@@ -53,6 +53,7 @@ class ProcessSpec:
     stop_signal: signal.Signals = signal.SIGTERM
     grace_s: float = 10.0
     death_signal: signal.Signals = signal.SIGKILL
+    explain: Callable[[], str] | None = None
     pass_fds: tuple[int, ...] = ()
     umask: int = -1
 
@@ -263,6 +264,8 @@ class _Child:
                 _send_group(self._group, signal.SIGKILL)
 
     def _failed(self, what: str, now: float, status: int | None = None) -> None:
+        if self.spec.explain is not None:
+            what = f"{what} ({self.spec.explain()})"
         if not self.spec.restart:
             self.ready = status == 0  # a step that only has to be done once
             if not self.ready and self.spec.essential:

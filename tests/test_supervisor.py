@@ -2,7 +2,9 @@
 
 import logging
 import os
+import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -291,24 +293,100 @@ def test_the_environment_is_handed_on_and_stays_out_of_the_log_and_the_command_l
     assert "hush" not in repr(ProcessSpec(name="web", argv=["x"], env={"SECRET": "hush"}))
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc")
 def test_no_zombie_is_left_while_children_come_and_go(tree: Callable[[str], Tree]) -> None:
     running = tree('ProcessSpec(name="worker", argv=child("worker", "parent", "stray"))')
     for nth in range(3):
         os.kill(running.pid("worker", nth), signal.SIGKILL)
     running.pid("worker", 3)
+    pid = running.process.pid
+    listing = Path(f"/proc/{pid}/task/{pid}/children")
+    until(lambda: all(alive(int(child)) for child in listing.read_text().split()), "zombies to be waited for", 3)
 
-    def zombies() -> list[str]:
-        states = subprocess.run(
-            ["ps", "-o", "stat=", "--ppid", str(running.process.pid)], capture_output=True, text=True, check=False
-        )
-        return [state for state in states.stdout.split() if state.startswith("Z")]
 
-    until(lambda: not zombies(), "the zombies to be waited for", 3)
+def test_a_child_that_failed_is_explained(tree: Callable[[str], Tree]) -> None:
+    running = tree("""ProcessSpec(name="web", argv=["false"], explain=lambda: "the disk is full")""")
+    until(lambda: "web ended: exit status 1 (the disk is full); starting it again in 0.1 s" in running.log, "the log")
 
 
 def test_specs_that_wait_for_nobody_are_refused() -> None:
     with pytest.raises(ValueError, match="web"):
         Supervisor([ProcessSpec(name="web", argv=["x"], after=("store",))], logging.getLogger())
+
+
+WHOLE = """
+import logging, pathlib, signal, sys, urllib.request
+from ml_backend.embedded import PrivateValkey
+from ml_backend.supervisor import ProcessSpec, Supervisor
+logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+port = int(sys.argv[1])
+web = f'''
+import os
+from ml_backend.web.server import serve
+def make_app():
+    with open("events", "a") as events: events.write("web started " + str(os.getpid()) + chr(10))
+    def app(environ, start):
+        start("200 OK", [("Content-Length", "0")])
+        return [b""]
+    return app
+serve(make_app, bind="127.0.0.1:{port}", workers=2, threads=2)
+'''
+def healthy():
+    try:
+        return urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1).status == 200
+    except OSError:
+        return False
+with PrivateValkey(pathlib.Path("data")) as valkey:
+    specs = [
+        ProcessSpec(name="store", argv=valkey.argv(), ready=valkey.is_ready, explain=valkey.last_words,
+                    pass_fds=(valkey.lock(),), umask=valkey.umask, death_signal=signal.SIGTERM),
+        ProcessSpec(name="web", argv=[sys.executable, "-c", web], after=("store",), ready=healthy, grace_s=15,
+                    death_signal=signal.SIGTERM),
+    ]
+    status = Supervisor(specs, logging.getLogger(), on_ready=lambda: print("ALL READY", file=sys.stderr)).run()
+sys.exit(status)
+"""
+
+
+@pytest.fixture
+def whole(tmp_path: Path) -> Iterator[Tree]:
+    """A private Valkey and two web processes under one supervisor."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    with (tmp_path / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-c", WHOLE, str(port)],
+            cwd=tmp_path,
+            stderr=log,
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+        )
+    running = Tree(process, tmp_path)
+    until(lambda: "ALL READY" in running.log, "the tree to be ready", 20)
+    yield running
+    process.kill()
+    process.wait()
+
+
+def started(running: Tree, name: str) -> list[int]:
+    return [int(pid) for pid in re.findall(rf"^{name} started as process (\d+)$", running.log, re.MULTILINE)]
+
+
+def test_the_real_tree_comes_back_after_every_kill_and_stops_cleanly(whole: Tree) -> None:
+    for name in ("store", "web"):
+        os.kill(started(whole, name)[-1], signal.SIGKILL)
+        until(lambda name=name: whole.log.count(f"{name} is ready") == 2, f"{name} to be back", 20)
+    assert whole.end(signal.SIGTERM, 20) == 0
+    everybody = [*started(whole, "store"), *started(whole, "web"), *whole.pids("web")]
+    assert len(everybody) == 2 + 2 + 4
+    assert not any(alive(pid) for pid in everybody)
+    assert "Traceback" not in whole.log
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="macOS looks every half second, through guardians")
+def test_of_the_real_tree_nothing_outlives_a_killed_supervisor(whole: Tree) -> None:
+    everybody = [*started(whole, "store"), *started(whole, "web"), *whole.pids("web")]
+    whole.end(signal.SIGKILL)
+    until(lambda: not any(alive(pid) for pid in everybody), "all to end", 5)
 
 
 GUARDED_PARENT = """

@@ -1,0 +1,290 @@
+"""A threaded gunicorn worker whose threads no client can hold: it reads a request ahead, then lends it a thread.
+
+Gunicorn's own threaded worker (27.0) gives a connection to a thread with its first byte and waits there without limit:
+as many clients as there are threads, each with one byte sent, stop it for good. It also says goodbye in its event loop,
+up to two seconds for each client that does not hang up. Here
+
+- the event loop collects the head and up to 128 KiB of the body, and gives up on who has not sent them in 20 s;
+- a thread waits for the rest of a longer body, and for an answer to be taken, for 20 s and the time that the bytes take
+  at 64 KiB/s; once the answer has begun it does not wait for the body at all;
+- the event loop says goodbye without waiting, and reads on for a while so that an early answer (401, 413) arrives.
+
+What it cannot do: end a request on which the application itself works for ever; that is for the application's
+deadlines. Plain HTTP/1.1 only: TLS belongs to a proxy in front.
+"""
+
+import enum
+import errno
+import re
+import selectors
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from gunicorn.workers.gthread import TConn, ThreadWorker
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
+
+_READ_AHEAD = 128 * 1024
+_LONGEST_HEAD = 64 * 1024
+_PATIENCE_S = 20.0
+_SLOWEST = 64 * 1024  # bytes per second
+_LINGER_S, _MOST_LINGERING = 10.0, 200
+_STOP_S = 2.0
+_HEAD_END = b"\r\n\r\n"
+_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,15})[ \t]*\r\n", re.IGNORECASE)
+_NO_DESCRIPTORS = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+_NOBODY_THERE = {errno.EAGAIN, errno.EWOULDBLOCK, errno.ECONNABORTED}
+_UNTOLD = re.compile(rb"\r\n(?:transfer-encoding|expect):", re.IGNORECASE)
+
+
+class Ahead(enum.Enum):
+    """What reading ahead has come to."""
+
+    MORE = "more has to come before a thread is of use"
+    WHOLE = "a thread can go on without waiting, or only for the rest of a long body"
+    TOO_LONG = "a head without end"
+    GONE = "the client hung up"
+
+
+class ClientSocket(socket.socket):
+    """A client's socket that was read ahead, and whose blocking reads and writes end when the client is too slow."""
+
+    def __init__(self, accepted: socket.socket) -> None:
+        super().__init__(accepted.family, accepted.type, accepted.proto, fileno=accepted.detach())
+        self._ahead = bytearray()
+        self._given = 0
+        self.begin()
+
+    def begin(self) -> None:
+        """A new request: what is left of the bytes read ahead belongs to it."""
+        del self._ahead[: self._given]
+        self._given = 0
+        self._scanned = 0
+        self._wanted: int | None = None
+        self._moved, self._waited = 0, 0.0
+        self._answered = False
+
+    @property
+    def unserved(self) -> bool:
+        """Whether bytes that were read ahead have not been read yet."""
+        return self._given < len(self._ahead)
+
+    def read_ahead(self) -> Ahead:
+        """Take what has arrived, without waiting; the socket must not be blocking."""
+        if self._ahead and self._enough():
+            return Ahead.WHOLE
+        try:
+            data = super().recv(_READ_AHEAD)
+        except BlockingIOError:
+            return Ahead.MORE
+        except OSError:
+            return Ahead.GONE
+        if not data:
+            return Ahead.GONE
+        self._ahead += data
+        if self._enough():
+            return Ahead.WHOLE
+        return Ahead.TOO_LONG if self._wanted is None and len(self._ahead) > _LONGEST_HEAD else Ahead.MORE
+
+    def _enough(self) -> bool:
+        if self._wanted is None:
+            end = self._ahead.find(_HEAD_END, max(0, self._scanned - len(_HEAD_END)))
+            self._scanned = len(self._ahead)
+            if end < 0:
+                return False
+            head = self._ahead[: end + len(_HEAD_END)]
+            length = _LENGTH.search(head)
+            # Of a body that does not tell its length, or waits to be invited, the thread takes care.
+            body = int(length[1]) if length is not None and not _UNTOLD.search(head) else 0
+            self._wanted = min(len(head) + body, max(len(head), _READ_AHEAD))
+        return len(self._ahead) >= self._wanted
+
+    def recv(self, bufsize: int, flags: int = 0, /) -> bytes:
+        """What was read ahead, else what the client sends in time.
+
+        Raises ``ConnectionResetError`` when it is too slow, ``TimeoutError`` for what is missing of the body of a
+        request that has its answer already.
+        """
+        if self.unserved:
+            data = bytes(self._ahead[self._given : self._given + bufsize])
+            self._given += len(data)
+            return data
+        try:
+            with self._at_most(0 if self._answered else self._patience()):
+                data = super().recv(bufsize, flags)
+        except (TimeoutError, BlockingIOError):
+            if self._answered:
+                raise TimeoutError("not waiting for the body of an answered request") from None
+            raise ConnectionResetError(errno.ECONNRESET, "the request comes too slowly") from None
+        self._moved += len(data)
+        return data
+
+    def sendall(self, data: "ReadableBuffer", flags: int = 0, /) -> None:
+        """Send all of it; raises ``BrokenPipeError`` when the client does not take it in time."""
+        if not self._answered:
+            self._answered, self._moved, self._waited = True, 0, 0.0
+        self._moved += memoryview(data).nbytes
+        try:
+            with self._at_most(self._patience()):
+                super().sendall(data, flags)
+        except (TimeoutError, BlockingIOError):
+            raise BrokenPipeError(errno.EPIPE, "the answer is taken too slowly") from None
+
+    def ended(self) -> bool:
+        """Whether the client hung up; what it still sends is thrown away. The socket must not be blocking."""
+        try:
+            return not super().recv(_READ_AHEAD)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+
+    def refuse(self, status: str) -> None:
+        """Send an answer without a body, if that works at once."""
+        with suppress(OSError):
+            self.send(f"HTTP/1.1 {status}\r\nConnection: close\r\nContent-Length: 0\r\n\r\n".encode())
+
+    def _patience(self) -> float:
+        return _PATIENCE_S + self._moved / _SLOWEST - self._waited
+
+    @contextmanager
+    def _at_most(self, seconds: float) -> Iterator[None]:
+        before, begun = self.gettimeout(), time.monotonic()
+        self.settimeout(max(seconds, 0.0))
+        try:
+            yield
+        finally:
+            self._waited += time.monotonic() - begun
+            self.settimeout(before)
+
+
+class Connection(TConn):  # type: ignore[misc]  # gunicorn has no types
+    """A client's connection; ``part`` is told to say goodbye to its socket."""
+
+    def __init__(
+        self, cfg: object, client: ClientSocket, address: object, server: object, part: Callable[[ClientSocket], None]
+    ) -> None:
+        super().__init__(cfg, client, address, server)
+        self.data_ready = True
+        self._part = part
+
+    def close(self, graceful: bool = False) -> None:
+        """Without waiting, either way."""
+        if graceful:
+            self._part(self.sock)
+        else:
+            super().close()
+
+
+class PatientWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
+    """The worker class for gunicorn; all its methods run in the event loop's thread."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._reading: dict[Connection, float] = {}  # since when, oldest first
+        self._lingering: dict[ClientSocket, float] = {}
+
+    def accept(self, listener: socket.socket) -> None:
+        """Take a new connection; too few file descriptors are no reason to end the process."""
+        try:
+            accepted, address = listener.accept()
+        except OSError as error:
+            if error.errno in _NO_DESCRIPTORS:
+                self.log.warning("cannot accept a connection: %s", error.strerror)
+                self._make_room()
+            elif error.errno not in _NOBODY_THERE:
+                raise
+            return
+        self.nr_conns += 1
+        self.enqueue_req(Connection(self.cfg, ClientSocket(accepted), address, listener.getsockname(), self._part))
+
+    def enqueue_req(self, conn: Connection) -> None:
+        """Lend the connection a thread, but not before its next request has been read ahead."""
+        conn.sock.begin()
+        if conn.parser is not None and conn.parser.unreader.buf.getvalue():
+            # The parser holds the beginning of the next request already: only a thread can go on from there.
+            super().enqueue_req(conn)
+            return
+        conn.sock.setblocking(False)
+        self._reading[conn] = time.monotonic()
+        self.poller.register(conn.sock, selectors.EVENT_READ, partial(self._read_ahead, conn))
+        self._read_ahead(conn, conn.sock)
+        if len(self._reading) > self.worker_connections // 2:
+            self._make_room()
+
+    def _read_ahead(self, conn: Connection, client: ClientSocket) -> None:
+        ahead = client.read_ahead()
+        if ahead is Ahead.MORE:
+            return
+        self._stop_reading(conn)
+        if ahead is Ahead.WHOLE:
+            super().enqueue_req(conn)
+            return
+        if ahead is Ahead.TOO_LONG:
+            client.refuse("431 Request Header Fields Too Large")
+        self.nr_conns -= 1
+        conn.close(graceful=ahead is Ahead.TOO_LONG)
+
+    def _stop_reading(self, conn: Connection) -> None:
+        del self._reading[conn]
+        self.poller.unregister(conn.sock)
+
+    def _make_room(self) -> None:
+        """Give up on the client that has taken longest to send a request, if there is one."""
+        if self._reading:
+            self._give_up(next(iter(self._reading)))
+        else:
+            time.sleep(0.02)  # descriptors come back when threads are done; until then do not spin
+
+    def _give_up(self, conn: Connection) -> None:
+        self._stop_reading(conn)
+        if conn.sock.unserved:
+            conn.sock.refuse("408 Request Timeout")
+        self.nr_conns -= 1
+        conn.close()
+
+    def finish_request(self, conn: Connection, fs: object) -> None:
+        """A thread is done with a request."""
+        super().finish_request(conn, fs)
+        if conn.sock.fileno() >= 0 and conn.sock.unserved and conn in self.keepalived_conns:
+            # A next request came along with this one: there is nothing for the poller to wake up on.
+            self.on_client_socket_readable(conn, conn.sock)
+
+    def notify(self) -> None:
+        """Gunicorn calls this in every turn of the loop, at least once a second."""
+        super().notify()
+        now = time.monotonic()
+        for conn, since in list(self._reading.items()):
+            if now - since > (_PATIENCE_S if self.alive else _STOP_S) or not (self.alive or conn.sock.unserved):
+                self._give_up(conn)
+        for client, since in list(self._lingering.items()):
+            if now - since <= _LINGER_S:
+                break
+            self._hang_up(client)
+
+    def _part(self, client: ClientSocket) -> None:
+        """Say goodbye, and go on reading for a while: closing with bytes unread could wipe out the answer."""
+        try:
+            client.shutdown(socket.SHUT_WR)
+        except OSError:
+            client.close()
+            return
+        client.setblocking(False)
+        self._lingering[client] = time.monotonic()
+        self.poller.register(client, selectors.EVENT_READ, self._linger)
+        if len(self._lingering) > _MOST_LINGERING:
+            self._hang_up(next(iter(self._lingering)))
+
+    def _linger(self, client: ClientSocket) -> None:
+        if client.ended():
+            self._hang_up(client)
+
+    def _hang_up(self, client: ClientSocket) -> None:
+        del self._lingering[client]
+        self.poller.unregister(client)
+        client.close()
