@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
 from ml_backend.errors import BadInput
+from ml_backend.fields import read_count
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -41,9 +42,9 @@ class Counters:
             return None
         values: dict[str, int] = {}
         for name in cls.names():
-            value = project.get(name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-                raise BadInput(f"project.{name}", "must be a whole number of at least 0")
+            value = read_count(project.get(name), f"project.{name}")
+            if value is None:
+                raise BadInput(f"project.{name}", "is missing, while other counters are there")
             values[name] = value
         return cls(**values)
 

@@ -64,7 +64,7 @@ def read_count(value: object, field: str) -> int | None:
         return None
     if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= LARGEST_ID:
         return value
-    raise BadInput(field, "must be a whole number of at least 0")
+    raise BadInput(field, "must be a whole number from 0 to 2**53")
 
 
 def read_object(value: object, field: str) -> dict[str, object] | None:
