@@ -39,7 +39,7 @@ class ProcessSpec:
     ``stop_signal`` goes to the process, which has ``grace_s`` to end before its whole group is killed.
     ``death_signal`` is what it gets when the supervisor itself is killed: there is nobody left to insist, so choose
     another than SIGKILL only for a program that ends promptly.
-    ``explain`` is asked for the log why it may have ended. ``pass_fds`` and ``umask`` are those of ``subprocess.Popen``.
+    ``explain`` says, for the log, why it may have ended. ``pass_fds`` and ``umask`` are those of ``subprocess.Popen``.
     """
 
     name: str
