@@ -173,11 +173,12 @@ def _bird(label: str, updated: str, by: str) -> dict[str, Any]:
     result: list[dict[str, object]] = [
         {"id": "a1", "from_name": "bird", "to_name": "image", "type": "choices", "value": {"choices": [label]}}
     ]
-    times = {"created_at_us": us("09:11:00", "2021-05-04"), "updated_at_us": us(updated, "2021-05-04")}
+    made, changed = us("09:11:00", "2021-05-04"), us(updated, "2021-05-04")
+    annotation = Annotation(12, 7, result, created_at_us=made, updated_at_us=changed, completed_by=by)
     task = Task(
         7, {"image": "s3://bucket/heron.png"}, us("09:10:11.123456", "2021-05-04"), us("09:11:00", "2021-05-04")
     )
-    return {"annotations": (Annotation(12, 7, result, completed_by=by, **times),), "tasks": (task,)}
+    return {"annotations": (annotation,), "tasks": (task,)}
 
 
 def _box(number: str, label: str, x: float, y: float, width: float, height: float) -> dict[str, object]:
