@@ -50,6 +50,7 @@ class Driver:
 
     def __init__(self, base_url: str, token: str) -> None:
         self.base_url = base_url
+        self.token = token
         self.http = httpx.Client(base_url=base_url, auth=PersonalToken(base_url, token), timeout=300.0, trust_env=False)
 
     def __enter__(self) -> Self:
