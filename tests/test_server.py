@@ -23,8 +23,10 @@ from ml_backend.web import connections
 from ml_backend.web.server import listen
 
 PROGRAM = """
-import hashlib, os, sys, time
+import hashlib, os, resource, sys, time
 from ml_backend.web import connections, server
+if {descriptors}:
+    resource.setrlimit(resource.RLIMIT_NOFILE, ({descriptors}, {descriptors}))
 if {impatient}:
     connections._PATIENCE_S, connections._SLOWEST, server._RELEASE_S = 0.3, 10**9, 0.1
 def make_app():
@@ -138,12 +140,20 @@ def free_port() -> int:
 
 
 def launcher(stack: ExitStack, folder: Path) -> Callable[..., Web]:
-    def start(bind: str | None = None, *, workers: int = 1, impatient: bool = False, wait: bool = True) -> Web:
+    def start(
+        bind: str | None = None,
+        *,
+        workers: int = 1,
+        impatient: bool = False,
+        descriptors: int = 0,
+        wait: bool = True,
+    ) -> Web:
         bind = bind or f"127.0.0.1:{free_port()}"
         host, _, port = bind.rpartition(":")
+        program = PROGRAM.format(bind=bind, workers=workers, impatient=impatient, descriptors=descriptors)
         log = stack.enter_context((folder / "log").open("ab"))
         process = subprocess.Popen(
-            [sys.executable, "-c", PROGRAM.format(bind=bind, workers=workers, impatient=impatient)],
+            [sys.executable, "-c", program],
             cwd=folder,
             stderr=log,
             env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "HOME": str(folder)},
@@ -304,6 +314,17 @@ def test_slow_clients_hold_up_nobody(web: Web, beginning: bytes) -> None:
         for _ in range(5):
             assert web.ask("/x", Connection="close") == (200, "/x")
         assert time.monotonic() - begun < 1
+
+
+def test_it_answers_when_slow_clients_have_taken_all_file_descriptors(launch: Callable[..., Web]) -> None:
+    web = launch(descriptors=60)
+    worker = web.pids()[1]
+    with ExitStack() as stack:
+        for _ in range(150):
+            stack.enter_context(web.say(b"G"))
+        assert web.ask("/x") == (200, "/x")
+    assert web.pids()[1] == worker
+    assert web.log.count("cannot accept a connection: Too many open files") == 1
 
 
 def test_who_sends_half_a_request_is_told_so_and_disconnected(impatient: Web) -> None:

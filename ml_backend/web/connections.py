@@ -35,6 +35,7 @@ _PATIENCE_S = 20.0
 _SLOWEST = 64 * 1024  # bytes per second
 _LINGER_S, _MOST_LINGERING = 10.0, 200
 _STOP_S = 2.0
+_COMPLAIN_EVERY_S = 10.0
 _HEAD_END = b"\r\n\r\n"
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,15})[ \t]*\r\n", re.IGNORECASE)
 _NO_DESCRIPTORS = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
@@ -188,6 +189,7 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no type
         super().__init__(*args, **kwargs)
         self._reading: dict[Connection, float] = {}  # since when, oldest first
         self._lingering: dict[ClientSocket, float] = {}
+        self._complained = float("-inf")
 
     def accept(self, listener: socket.socket) -> None:
         """Take a new connection; too few file descriptors are no reason to end the process."""
@@ -195,7 +197,7 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no type
             accepted, address = listener.accept()
         except OSError as error:
             if error.errno in _NO_DESCRIPTORS:
-                self.log.warning("cannot accept a connection: %s", error.strerror)
+                self._complain(f"cannot accept a connection: {error.strerror}")
                 self._make_room()
             elif error.errno not in _NOBODY_THERE:
                 raise
@@ -211,28 +213,38 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no type
             super().enqueue_req(conn)
             return
         conn.sock.setblocking(False)
+        if (ahead := conn.sock.read_ahead()) is not Ahead.MORE:
+            self._go_on(conn, ahead)
+            return
         self._reading[conn] = time.monotonic()
         self.poller.register(conn.sock, selectors.EVENT_READ, partial(self._read_ahead, conn))
-        self._read_ahead(conn, conn.sock)
         if len(self._reading) > self.worker_connections // 2:
             self._make_room()
 
     def _read_ahead(self, conn: Connection, client: ClientSocket) -> None:
-        ahead = client.read_ahead()
-        if ahead is Ahead.MORE:
-            return
-        self._stop_reading(conn)
+        if (ahead := client.read_ahead()) is not Ahead.MORE:
+            self._stop_reading(conn)
+            self._go_on(conn, ahead)
+
+    def _go_on(self, conn: Connection, ahead: Ahead) -> None:
         if ahead is Ahead.WHOLE:
             super().enqueue_req(conn)
             return
         if ahead is Ahead.TOO_LONG:
-            client.refuse("431 Request Header Fields Too Large")
+            conn.sock.refuse("431 Request Header Fields Too Large")
         self.nr_conns -= 1
         conn.close(graceful=ahead is Ahead.TOO_LONG)
 
     def _stop_reading(self, conn: Connection) -> None:
         del self._reading[conn]
         self.poller.unregister(conn.sock)
+
+    def _complain(self, what: str) -> None:
+        """Once in a while only: whoever causes this could fill the log with it."""
+        now = time.monotonic()
+        if now - self._complained > _COMPLAIN_EVERY_S:
+            self._complained = now
+            self.log.warning(what)
 
     def _make_room(self) -> None:
         """Give up on the client that has taken longest to send a request, if there is one."""
