@@ -14,10 +14,12 @@ import time
 import urllib.error
 import urllib.request
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+
+T = TypeVar("T")
 
 _NO_PROXY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
@@ -29,7 +31,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def wait_until[T](look: Callable[[], T], deadline_s: float, what: str, *, every_s: float = 0.05) -> T:
+def wait_until(look: Callable[[], T], deadline_s: float, what: str, *, every_s: float = 0.05) -> T:
     """Poll until ``look`` gives something true; returns it. Fails saying what was waited for."""
     until = time.monotonic() + deadline_s
     while True:

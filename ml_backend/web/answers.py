@@ -27,12 +27,11 @@ log = logging.getLogger(__name__)
 _REASON_PHRASE = 120
 _SAID = 400
 _JSON = "application/json"
-_OPTIONS = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
 
 
 def answer(value: object, status: int = 200) -> Response:
-    """A JSON answer. Raises `TypeError` for what JSON cannot hold."""
-    return Response(orjson.dumps(value, option=_OPTIONS), status, content_type=_JSON)
+    """A JSON answer."""
+    return Response(orjson.dumps(value), status, content_type=_JSON)
 
 
 def refusal(

@@ -132,10 +132,7 @@ class LabelStudioCalls:
             )
             for index, predictions in zip(readable, made, strict=True):
                 results[index] = predictions
-        try:
-            return answer({"results": results})
-        except TypeError:
-            return answer({"results": [_writable(one, uid) for one in results]})
+        return answer({"results": results})
 
     def versions(self) -> Response:
         """Names of versions, newest first: of one project, or, as Label Studio names none, of all."""
@@ -264,13 +261,3 @@ def _extra_params(body: dict[str, Any], services: Services) -> str | None:
 
 def _is_readable(task: object) -> bool:
     return isinstance(task, dict) and isinstance(task.get("data"), dict)
-
-
-def _writable(predictions: list[dict[str, Any]], uid: str) -> list[dict[str, Any]]:
-    """One task's predictions, or none when JSON cannot hold them: the other tasks' are not lost with them."""
-    try:
-        answer(predictions)
-    except TypeError as error:
-        log.warning("project %s: a prediction is left out, JSON cannot hold it: %s", uid, error)
-        return []
-    return predictions

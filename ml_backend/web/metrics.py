@@ -19,7 +19,9 @@ _ASKED_FOR = ("text/plain", "application/openmetrics-text")
 
 def wants_prometheus(accept: MIMEAccept, form: str | None) -> bool:
     """Whether the caller named a Prometheus format, as Prometheus itself does; ``*/*`` names none."""
-    return form == "prometheus" or (form is None and any(value.lower() in _ASKED_FOR for value in accept.values()))
+    return form == "prometheus" or (
+        form is None and any(value.partition(";")[0].lower() in _ASKED_FOR for value in accept.values())
+    )
 
 
 def render(services: Services) -> tuple[bytes, str]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ml_backend.registry import Version
     from ml_backend.runs import Runs
     from ml_backend.settings import Settings
@@ -29,7 +31,7 @@ class Predictions(Protocol):
     def predict(
         self,
         uid: str,
-        tasks: list[dict[str, Any]],
+        tasks: Sequence[dict[str, Any]],
         label_config: str,
         context: dict[str, Any] | None,
         deadline_s: float,
