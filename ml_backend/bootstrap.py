@@ -131,5 +131,5 @@ def make_services(settings: Settings, *, timeout_s: float = WEB_TIMEOUT_S) -> Se
         project_settings=project_settings,
         model_class=model_class,
         backend=model_class(on_event=way.handle),
-        server=PredictionServer(registry, make, client, prefix=prefix, max_models=settings.max_models),
+        server=PredictionServer(registry, make, client, prefix=prefix, models=settings.max_models),
     )

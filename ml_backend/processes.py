@@ -11,13 +11,19 @@ import signal
 import sys
 import threading
 import time
+from typing import TYPE_CHECKING, cast
 
 from ml_backend.errors import RefitError, Unavailable
 from ml_backend.logs import set_up_logs
 from ml_backend.settings import Settings
 from ml_backend.supervisor import HOPELESS
 
+if TYPE_CHECKING:
+    from ml_backend.jobs import Queue
+
 log = logging.getLogger("ml_backend")
+
+QUEUES = ("train", "sync", "predict")
 
 
 def web(settings: Settings) -> None:
@@ -63,7 +69,7 @@ def clock(settings: Settings) -> None:
             away = True
 
 
-def work(settings: Settings, queue: str) -> None:
+def work(settings: Settings, queue: Queue) -> None:
     """Carry out the jobs of one queue."""
     from ml_backend.worker import run_worker  # noqa: PLC0415 - RQ and the model's libraries
 
@@ -79,8 +85,8 @@ def main(argv: list[str]) -> int:
             web(settings)
         elif argv[:1] == ["clock"]:
             clock(settings)
-        elif argv[:1] == ["work"] and len(argv) == 2:
-            work(settings, argv[1])
+        elif argv[:1] == ["work"] and argv[1:] in ([queue] for queue in QUEUES):
+            work(settings, cast("Queue", argv[1]))
         else:
             log.error("no such process: %s", " ".join(argv))
             return HOPELESS

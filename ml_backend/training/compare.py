@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import itertools
+import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from ml_backend import scores
+from ml_backend.predictions.answers import normalised
+from ml_backend.training.snapshot import FileTrainingSet
+
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from ml_backend.backend import TrainingBackend
+    from ml_backend.examples import Example, JsonObject
     from ml_backend.registry import Version
     from ml_backend.settings import PromoteSettings
-    from ml_backend.state import Snapshot
     from ml_backend.training.snapshot import Line, Written
+
+log = logging.getLogger(__name__)
+
+_CHUNK = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,27 +35,76 @@ class Outcome:
     candidate: dict[str, float] = field(default_factory=dict)
     incumbent: dict[str, float] = field(default_factory=dict)
     compared_on: int = 0
-    information: dict[str, float] = field(default_factory=dict)
 
 
 class Comparing:
-    """Splits a snapshot and compares what was trained on it with what serves."""
+    """Splits a snapshot into what is trained on and what is held out, and compares the result with what serves.
 
-    trained: tuple[Line, ...]
+    One task in five is held out once that makes enough to compare on; which ones depends on the tasks alone, so the
+    same ones stay unseen from version to version.
+    """
 
-    def __init__(self, written: Written, parent: Version | None, model: TrainingBackend, snapshot: Snapshot) -> None:
+    def __init__(self, written: Written, parent: Version | None, make_model: Callable[[], TrainingBackend]) -> None:
+        held = scores.held_out(written.lines)
+        self.trained = tuple(line for line in written.lines if line.task not in held)
+        seen = parent.manifest.trained_on_ids if parent is not None else frozenset[int]()
+        self._unseen = tuple(line for line in written.lines if line.task in held)
+        self._fresh = tuple(line for line in self._unseen if line.task not in seen)
+        self._written = written
         self._parent = parent
-        self.trained = written.lines
+        self._make_model = make_model
 
-    def outcome(
-        self,
-        make_model: Callable[[], TrainingBackend],
-        candidate: Path,
-        incumbent: Path | None,
-        settings: PromoteSettings,
-    ) -> Outcome:
-        """Load both and score them on the held-out examples."""
-        make_model().load(candidate)
-        if self._parent is None:
-            return Outcome(promote=settings.when != "never", reason="the first version")
-        return Outcome(promote=settings.when != "never", reason="too few comparable examples")
+    def outcome(self, candidate: Path, incumbent: Path | None, settings: PromoteSettings) -> Outcome:
+        """Load both versions and score them. An exception of the new one passes through: it blocks the promotion."""
+        new = self._make_model().loaded(candidate, "candidate")
+        if self._parent is None or incumbent is None:
+            own = self._scores(new, self._data(new, self._unseen))
+            verdict = scores.decide_promotion(settings.when, None)
+            reason = "the first version" if verdict.promote else verdict.reason
+            return Outcome(verdict.promote, reason, candidate=own.metrics if own else {}, compared_on=len(self._unseen))
+        comparison = self._compare(new, incumbent)
+        verdict = scores.decide_promotion(settings.when, comparison, min_gain=settings.min_gain)
+        if comparison is None:
+            return Outcome(verdict.promote, verdict.reason)
+        return Outcome(
+            verdict.promote, verdict.reason, comparison.candidate, comparison.incumbent, compared_on=comparison.n
+        )
+
+    def _compare(self, new: TrainingBackend, incumbent: Path) -> scores.Comparison | None:
+        data = self._data(new, self._fresh)
+        if not len(data):
+            return scores.Comparison(n=0, gain=0.0, wins=0, losses=0)
+        scored = self._scores(new, data)
+        # What serves may be older than today's label config or libraries: that it fails is no reason to keep it.
+        try:
+            old = self._make_model().loaded(incumbent, "incumbent")
+            before = self._scores(old, data)
+            totals = old.evaluate(data) if scored is None else {}
+        except Exception as error:
+            log.warning("what serves cannot be scored any more: %s: %s", type(error).__name__, error)
+            return None
+        if scored is not None and before is not None:
+            return scores.compare(scored, before)
+        return scores.compare_totals(new.evaluate(data), totals, len(data)) if totals else None
+
+    def _scores(self, model: TrainingBackend, data: FileTrainingSet) -> scores.Scores | None:
+        if not len(data):
+            return None
+        examples: list[Example] = []
+        regions: list[list[JsonObject]] = []
+        for chunk in _batched(data):
+            answers = normalised(model.predict([dict(one.task) for one in chunk]), len(chunk), "")
+            examples += chunk
+            regions += [answer[0]["result"] if answer else [] for answer in answers]
+        return scores.score(data.controls, examples, regions)
+
+    def _data(self, model: TrainingBackend, lines: tuple[Line, ...]) -> FileTrainingSet:
+        return FileTrainingSet(
+            self._written, lines, label_config=model.label_config, controls=model.controls, changed=None
+        )
+
+
+def _batched(data: FileTrainingSet) -> Iterator[tuple[Example, ...]]:
+    it = iter(data)
+    while chunk := tuple(itertools.islice(it, _CHUNK)):
+        yield chunk

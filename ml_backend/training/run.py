@@ -170,7 +170,7 @@ class Trainer:
         if (why := model.check(snapshot.label_config)) is not None:
             raise NotTrainable(why)
         parent = self._registry.serving(uid)
-        comparing = Comparing(written, parent, model, snapshot)
+        comparing = Comparing(written, parent, lambda: self._make_model(uid, snapshot.label_config, params))
         run = Run(
             directory=files,
             previous=self._registry.fetch(uid, parent.number) if parent is not None else None,
@@ -190,12 +190,7 @@ class Trainer:
             own = model.train(data, run) or {}
             run.stop_if_asked()
         with self._phase(attempt, "compare", 0.8):
-            outcome = comparing.outcome(
-                lambda: self._make_model(uid, snapshot.label_config, params),
-                files,
-                run.previous,
-                refit.promote,
-            )
+            outcome = comparing.outcome(files, run.previous, refit.promote)
             run.stop_if_asked()
         manifest = Manifest(
             trained_on=encode_ids(line.task for line in comparing.trained),
@@ -203,7 +198,7 @@ class Trainer:
                 candidate=outcome.candidate,
                 incumbent=outcome.incumbent,
                 compared_on=outcome.compared_on,
-                information={**{k: float(v) for k, v in own.items()}, **outcome.information},
+                information={name: float(value) for name, value in own.items()},
             ),
             promotion=Promotion(promoted=outcome.promote, reason=outcome.reason),
             counters=project.counters,
