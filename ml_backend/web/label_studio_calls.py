@@ -246,12 +246,13 @@ def _extra_params(body: dict[str, Any], services: Services) -> str | None:
     if "extra_params" not in body:
         return None
     given = body["extra_params"]
-    if isinstance(given, str) and given.strip():
+    if isinstance(given, str) and given:
         try:
             given = orjson.loads(given)
         except orjson.JSONDecodeError:
             raise BadInput("extra_params", "must be a JSON object") from None
-    given = given or {}
+    if given is None or given == "":
+        given = {}
     read_extra_params(given, services.settings.refit)
     try:
         return orjson.dumps(given).decode()

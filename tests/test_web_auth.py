@@ -1,0 +1,154 @@
+"""Who may call: Basic auth as Label Studio sends it, a secret header on webhooks, and `/health` for everybody."""
+
+from __future__ import annotations
+
+import base64
+import logging
+from typing import TYPE_CHECKING
+
+import pytest
+import requests
+
+from ml_backend.web import create_app
+from ml_backend.web.auth import SECRET_HEADER
+from tests.calls import WebProcess, environment, event, everything, services_on, setup_body
+from tests.valkey import connect, running_valkey
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    import redis
+    from flask.testing import FlaskClient
+
+PASSWORD = "näve:pass word"
+EXTRA = "the next one"
+CREDENTIALS = {
+    "BASIC_AUTH_USER": "anna",
+    "BASIC_AUTH_PASS": PASSWORD,
+    "ML_BACKEND_BASIC_AUTH_EXTRA": f"{EXTRA}, пароль",
+}
+CLOSED = [
+    ("GET", "/"),
+    ("GET", "/versions"),
+    ("GET", "/metrics"),
+    ("GET", "/no/such/path"),
+    ("GET", "/webhook"),
+    *(("POST", path) for path in ("/setup", "/predict", "/webhook", "/train", "/versions", "/job_status", "/delete")),
+    ("POST", "/duplicate_model"),
+    ("POST", "/validate"),
+]
+
+
+def basic(user: str, password: str, encoding: str = "utf-8") -> dict[str, str]:
+    return {"Authorization": "Basic " + base64.b64encode(f"{user}:{password}".encode(encoding)).decode()}
+
+
+@pytest.fixture(scope="module")
+def valkey() -> Iterator[Path]:
+    with running_valkey() as socket:
+        yield socket
+
+
+@pytest.fixture
+def redis_client(valkey: Path) -> Iterator[redis.Redis]:
+    with connect(valkey) as client:
+        client.flushall()
+        yield client
+
+
+@pytest.fixture
+def web(valkey: Path, redis_client: redis.Redis, tmp_path: Path) -> Iterator[FlaskClient]:
+    with services_on(valkey, tmp_path, **CREDENTIALS) as services:
+        yield create_app(services).test_client()
+
+
+def test_without_credentials_set_everybody_may_call(valkey: Path, tmp_path: Path) -> None:
+    with services_on(valkey, tmp_path) as services:
+        assert create_app(services).test_client().post("/setup", json=setup_body()).status_code == 200
+
+
+def test_health_is_open(web: FlaskClient) -> None:
+    assert web.get("/health").status_code == 200
+
+
+@pytest.mark.parametrize(("method", "path"), CLOSED)
+def test_everything_else_is_closed_and_changes_nothing(
+    web: FlaskClient, redis_client: redis.Redis, method: str, path: str
+) -> None:
+    before = everything(redis_client)
+    answer = web.open(path, method=method, json=setup_body() if method == "POST" else None)
+    assert answer.status_code == 401
+    assert answer.headers["WWW-Authenticate"].startswith("Basic ")
+    assert answer.json["error"]["field"] == "Authorization"
+    assert everything(redis_client) == before
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "latin-1"])
+def test_the_login_may_come_in_the_encoding_of_browsers_or_of_requests(web: FlaskClient, encoding: str) -> None:
+    assert web.post("/setup", json=setup_body(), headers=basic("anna", PASSWORD, encoding)).status_code == 200
+
+
+@pytest.mark.parametrize("password", [PASSWORD, EXTRA, "пароль"])
+def test_every_password_is_valid_while_they_are_rotated(web: FlaskClient, password: str) -> None:
+    assert web.get("/versions", headers=basic("anna", password)).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        basic("anna", "wrong"),
+        basic("anna", ""),
+        basic("anna", PASSWORD + "x"),
+        basic("anna", f"{EXTRA}, пароль"),
+        basic("otto", PASSWORD),
+        basic("", PASSWORD),
+        {"Authorization": "Basic"},
+        {"Authorization": "Basic !!!"},
+        {"Authorization": "Basic ünïcode".encode().decode("latin-1")},
+        {"Authorization": basic("anna", PASSWORD)["Authorization"].replace("Basic", "Bearer")},
+        {"Authorization": "Basic " + base64.b64encode(b"\xff\xfe").decode()},
+        {SECRET_HEADER: PASSWORD.encode().decode("latin-1")},
+    ],
+)
+def test_a_wrong_login_is_refused(web: FlaskClient, headers: dict[str, str]) -> None:
+    assert web.get("/versions", headers=headers).status_code == 401
+
+
+@pytest.mark.parametrize("password", [PASSWORD, EXTRA])
+def test_a_webhook_may_carry_the_password_in_a_header_instead(web: FlaskClient, password: str) -> None:
+    headers = {SECRET_HEADER: password.encode().decode("latin-1")}
+    assert web.post("/webhook", json=event("ANNOTATION_CREATED"), headers=headers).status_code == 200
+
+
+def test_a_webhook_with_a_wrong_header_is_refused(web: FlaskClient) -> None:
+    answer = web.post("/webhook", json=event("ANNOTATION_CREATED"), headers={SECRET_HEADER: "wrong"})
+    assert answer.status_code == 401
+
+
+def test_the_log_says_that_the_webhook_that_label_studio_makes_carries_no_credentials(
+    web: FlaskClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    web.post("/webhook", json=event("ANNOTATION_CREATED"))
+    assert SECRET_HEADER in caplog.text
+
+
+def test_neither_the_log_nor_the_answer_repeats_a_password(web: FlaskClient, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.DEBUG):
+        answer = web.get("/versions", headers=basic("anna", "almost right"))
+        web.post("/webhook", json={}, headers={SECRET_HEADER: "almost right"})
+    for text in (caplog.text, answer.text, answer.status):
+        assert "almost" not in text
+        assert "anna" not in text
+
+
+def test_a_url_with_credentials_in_it_opens_the_real_server(valkey: Path, tmp_path: Path) -> None:
+    with WebProcess(environment(valkey, tmp_path, BASIC_AUTH_USER="anna", BASIC_AUTH_PASS="s3cret/ä")) as process:
+        url = f"anna:s3cret%2F%C3%A4@127.0.0.1:{process.port}"
+        with requests.Session() as session:
+            session.trust_env = False
+            # As Label Studio does it: requests takes the credentials out of the URL.
+            event_answer = session.post(f"http://{url}/webhook", json=event("ANNOTATION_CREATED"), timeout=10)
+            closed = session.get(f"http://127.0.0.1:{process.port}/versions", timeout=10)
+    assert event_answer.status_code == 200
+    assert (closed.status_code, closed.reason) == (401, "Authorization: no credentials")
