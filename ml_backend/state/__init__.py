@@ -2,5 +2,6 @@
 
 from ml_backend.state.project import ProjectState
 from ml_backend.state.store import Recorded, Snapshot, State
+from ml_backend.state.syncing import Sync, SyncState
 
-__all__ = ["ProjectState", "Recorded", "Snapshot", "State"]
+__all__ = ["ProjectState", "Recorded", "Snapshot", "State", "Sync", "SyncState"]

@@ -1,17 +1,25 @@
 -- Shared by record.lua and sync.lua, which are appended to it: the training set and its counts. Keys and first arguments are theirs.
 --
 -- Operations, seven arguments each:
---   'w' annotation: id, task, created (us), updated (us), flags, body
 --   'k' task: id, created (us), updated (us), '', '', body
+--   'w' annotation: id, task, created (us), updated (us), flags, body
 --   'd' annotation deleted: id, '', '', '', '', ''
 --   'x' task deleted: id, '', '', '', '', ''
+--   'o' a task's annotations are these and no others (from a sync): task, '<id>,<id>…', '', '', '', ''
 -- Flags: 1 skipped, 2 ground truth, 4 has a result, 8 bulk-accepted prediction, 16 began as a prediction.
 -- A stored annotation is struct '>dddB' (created, updated, task, flags) and its body; a stored task is '>dd' (created,
 -- updated) and its body; P:of-task holds '<annotation id>:<flags>' joined by ';'.
--- Tombstones in P:gone: 'a<id>' -> created_at of what was deleted, or '~<arrival, us>' when that was never seen; 't<id>' alike.
+--
+-- P:gone holds what must be remembered of what is not there any more:
+--   'a<id>', 't<id>' -> '<until>:<arrival><mark>', both in us: what was created up to <until> is deleted. The mark '?': the
+--       deletion was of something never seen, which was created before <arrival>. The mark '!': it was replaced by its
+--       successor in the id (fact 5) before its deletion came; that is still owed, and must not hit the successor.
+--   'g<task>' -> when (us) the ground truth mark is known to have been on one of its annotations: older claims are void.
+-- P:touched holds what events changed since a sync began, as '<annotation id>' and 't<task id>'.
 
 local now = tonumber(ARGV[1])
 local now_us = now * 1000000
+local OWED_US = 30 * 1000000
 local meta_key, annotations, tasks, of_task = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local changed_key, gone, touched = KEYS[5], KEYS[6], KEYS[8]
 
@@ -19,10 +27,10 @@ local known = redis.call('HMGET', meta_key, 'uid', 'seq', 'total', 'useful', 'gt
   'config_hash', 'reported_at', 'syncing', 'bulk', 'title', 'threshold', 'params')
 local function number(value) return tonumber(value or 0) or 0 end
 local seq, total, useful, gt, skipped = number(known[2]), number(known[3]), number(known[4]), number(known[5]), number(known[6])
-local trainable, task_count = number(known[7]), number(known[8])
-local bulk = number(known[13])
+local trainable, task_count, bulk = number(known[7]), number(known[8]), number(known[13])
+local syncing = known[12]
 local before = seq
-local from_sync = false -- what Label Studio's API says wins on equal dates, brings the dead back, and yields to later events
+local from_sync = false -- what Label Studio's API says: it wins, and brings the dead back, but yields to events since it began
 local stale = 0
 local update = {'touch_at', ARGV[1]}
 local function set(name, value) update[#update + 1] = name; update[#update + 1] = value end
@@ -44,17 +52,27 @@ local function count(flags, sign)
   end
 end
 
-local syncing = known[12]
+local function touch(name)
+  if syncing and not from_sync then redis.call('SADD', touched, name) end
+end
+-- Whether an event changed this since the sync began: the sync's answer may be older.
+local function is_touched(name) return from_sync and redis.call('SISMEMBER', touched, name) == 1 end
 local function change(id)
   seq = seq + 1
   redis.call('ZADD', changed_key, seq, id)
-  if syncing and not from_sync then redis.call('SADD', touched, id) end
+  touch(id)
+end
+
+local function text(n) return string.format('%.0f', n) end
+local function header(value) return struct.unpack('>dddB', value) end
+local function pack(created, updated, task, flags, body)
+  return struct.pack('>dddB', created, updated, tonumber(task), flags) .. body
 end
 
 local function siblings(task)
-  local list, text = {}, redis.call('HGET', of_task, task)
-  if text then
-    for id, flags in string.gmatch(text, '(%d+):(%d+)') do list[#list + 1] = {id, tonumber(flags)} end
+  local list, found = {}, redis.call('HGET', of_task, task)
+  if found then
+    for id, flags in string.gmatch(found, '(%d+):(%d+)') do list[#list + 1] = {id, tonumber(flags)} end
   end
   return list
 end
@@ -66,11 +84,47 @@ local function keep(task, list, useful_before)
   task_count = task_count + any_useful(list) - useful_before
   if #list == 0 then redis.call('HDEL', of_task, task) return end
   local parts = {}
-  for i, one in ipairs(list) do parts[i] = one[1] .. ':' .. string.format('%d', one[2]) end
+  for i, one in ipairs(list) do parts[i] = one[1] .. ':' .. text(one[2]) end
   redis.call('HSET', of_task, task, table.concat(parts, ';'))
 end
-local function header(value) return struct.unpack('>dddB', value) end
-local function text(n) return string.format('%.0f', n) end
+
+-- Tombstones.
+local function tomb(name)
+  local value = redis.call('HGET', gone, name)
+  if not value then return nil end
+  local limit, arrival, mark = string.match(value, '^(%d+):(%d+)(.?)$')
+  return tonumber(limit), tonumber(arrival), mark
+end
+local function bury(name, limit, mark) redis.call('HSET', gone, name, text(limit) .. ':' .. text(now_us) .. mark) end
+-- Something is deleted: what was created at `created`, or, with 0, something never seen.
+local function deleted(name, created)
+  if created > 0 then bury(name, created, '') else bury(name, tomb(name) or 0, '?') end
+end
+-- A newer thing took the id (fact 5). From events alone, the deletion of the old one is still to come.
+local function replaced(name, created)
+  if not from_sync then bury(name, created, '!') end
+end
+-- Whether a deletion is the one that was owed; it is then settled.
+local function settles(name)
+  local limit, arrival, mark = tomb(name)
+  if mark ~= '!' or now_us - arrival > OWED_US then return false end
+  bury(name, limit, '')
+  return true
+end
+-- Whether what was created at `created` is deleted. Of something never seen the first to come is what was deleted.
+local function dead(name, created)
+  local limit, arrival, mark = tomb(name)
+  if not limit then return false end
+  if created == 0 then return mark ~= '!' end
+  if created <= limit then return true end
+  if mark ~= '?' or created > arrival then return false end
+  bury(name, created, '')
+  return true
+end
+local function revived(name)
+  local _, _, mark = tomb(name)
+  if mark and (mark ~= '!' or from_sync) then redis.call('HDEL', gone, name) end
+end
 
 local function remove(id, task, flags, keep_data)
   count(flags, -1)
@@ -82,142 +136,190 @@ local function remove(id, task, flags, keep_data)
   if #left == 0 and not keep_data then redis.call('HDEL', tasks, task) end
 end
 
--- Whether what is deleted under this name is the thing created at `created` (fact 5: ids are used again).
-local function dead(name, created)
-  local tomb = redis.call('HGET', gone, name)
-  if not tomb or from_sync then return false end
-  local limit = tonumber((string.gsub(tomb, '^~', '')))
-  if created > 0 and created > limit then return false end
-  return true
-end
-
-local function write(id, task, created, updated, flags, body)
-  if from_sync and redis.call('SISMEMBER', touched, id) == 1 then return end
-  if dead('a' .. id, created) then stale = stale + 1 return end
-  local old = redis.call('HGET', annotations, id)
-  if old then
-    local was_created, was_updated, was_task, was_flags, at = header(old)
-    local was_body = string.sub(old, at)
-    was_task = text(was_task)
-    if created > 0 and was_created > 0 and created < was_created then stale = stale + 1 return end
-    if created > was_created and was_created > 0 then
-      remove(id, was_task, was_flags, was_task == task)
-      old = nil
-    else
-      if updated > 0 and (updated < was_updated or (updated == was_updated and not from_sync)) then
-        if updated < was_updated or was_flags ~= flags or was_body ~= body or was_task ~= task then stale = stale + 1 end
-        return
-      end
-      if was_flags == flags and was_body == body and was_task == task then
-        redis.call('HSET', annotations, id, struct.pack('>dddB', created > 0 and created or was_created, updated, tonumber(task), flags) .. body)
-        return
-      end
-      if created == 0 then created = was_created end
-      if was_task ~= task then
-        remove(id, was_task, was_flags)
-        old = nil
-      else
-        count(was_flags, -1)
-      end
-    end
-  end
+-- Fact 23: a new ground truth takes the mark from its siblings, and nobody says so. An event says that the annotation `id`
+-- had the mark at `at` (us, 0 unknown); `had`: it is known to have had it already. Returns whether it has it still.
+local function take_mark(task, id, at, had)
+  local since = number(redis.call('HGET', gone, 'g' .. task))
+  if at > since then redis.call('HSET', gone, 'g' .. task, text(at)) end
+  if had then return true end
+  local mine = at == 0 or at >= since
   local list = siblings(task)
-  local was = any_useful(list)
-  if has(flags, 2) and not from_sync then
-    -- Fact 23: a new ground truth takes the mark from its siblings, and nobody says so.
-    for _, one in ipairs(list) do
-      if one[1] ~= id and has(one[2], 2) then
-        local value = redis.call('HGET', annotations, one[1])
-        local c, u, t, f, at = header(value)
-        if updated > 0 and u > updated then
-          flags = flags - 2
-          break
-        end
+  local was, taken = any_useful(list), false
+  for _, one in ipairs(list) do
+    if one[1] ~= id and has(one[2], 2) then
+      local value = redis.call('HGET', annotations, one[1])
+      local c, u, t, f, body_at = header(value)
+      if at > 0 and u > at then
+        mine = false
+      else
         count(f, -1)
         f = f - 2
         count(f, 1)
         one[2] = f
-        redis.call('HSET', annotations, one[1], struct.pack('>dddB', c, u, t, f) .. string.sub(value, at))
+        redis.call('HSET', annotations, one[1], pack(c, u, t, f, string.sub(value, body_at)))
         change(one[1])
+        taken = true
       end
     end
   end
-  local found = false
+  if taken then keep(task, list, was) end
+  return mine
+end
+
+local function write(id, task, created, updated, flags, body)
+  if is_touched(id) then return end
+  local claims = has(flags, 2) and not from_sync
+  local old = redis.call('HGET', annotations, id)
+  local c, u, t, f, at = 0, 0, '', 0, 1
+  if old then
+    c, u, t, f, at = header(old)
+    t = text(t)
+  end
+  local predecessor = created > 0 and c > 0 and created < c
+  if not from_sync and (predecessor or dead('a' .. id, created)) then
+    stale = stale + 1
+    if claims then take_mark(task, id, updated, false) end
+    return
+  end
+  local same, dated = false, updated
+  if old and (c == created or c == 0 or created == 0) then
+    same = f == flags and t == task and string.sub(old, at) == body
+    if not from_sync and updated > 0 and updated <= u then
+      if not same or updated < u then stale = stale + 1 end
+      if claims and updated < u and not has(f, 2) then take_mark(task, id, updated, false) end
+      return
+    end
+    if created == 0 then created = c end
+    if updated == 0 then updated = u end
+  elseif old then
+    replaced('a' .. id, c)
+    remove(id, t, f, t == task)
+    old = nil
+  end
+  if claims and not take_mark(task, id, dated, old and has(f, 2)) then
+    flags = flags - 2
+    same = old and f == flags and t == task and string.sub(old, at) == body
+  end
+  if same then
+    if u ~= updated or c ~= created then redis.call('HSET', annotations, id, pack(created, updated, task, flags, body)) end
+    return
+  end
+  if old and t ~= task then
+    remove(id, t, f)
+  elseif old then
+    count(f, -1)
+  end
+  local list = siblings(task)
+  local was, found = any_useful(list), false
   for _, one in ipairs(list) do
     if one[1] == id then one[2] = flags; found = true end
   end
   if not found then list[#list + 1] = {id, flags} end
   keep(task, list, was)
   count(flags, 1)
-  redis.call('HSET', annotations, id, struct.pack('>dddB', created, updated, tonumber(task), flags) .. body)
-  redis.call('HDEL', gone, 'a' .. id)
-  if redis.call('HEXISTS', tasks, task) == 0 then set('dataless', '1') end
+  redis.call('HSET', annotations, id, pack(created, updated, task, flags, body))
+  revived('a' .. id)
+  if redis.call('HEXISTS', tasks, task) == 0 then set('dataless', ARGV[1]) end
   change(id)
 end
 
 local function delete(id)
-  if from_sync and redis.call('SISMEMBER', touched, id) == 1 then return end
+  if settles('a' .. id) then stale = stale + 1 return end
   local old = redis.call('HGET', annotations, id)
   if not old then
-    if syncing and not from_sync then redis.call('SADD', touched, id) end
-    if redis.call('HEXISTS', gone, 'a' .. id) == 0 then
-      redis.call('HSET', gone, 'a' .. id, '~' .. text(now_us))
-    else
-      stale = stale + 1
-    end
+    if tomb('a' .. id) then stale = stale + 1 end
+    deleted('a' .. id, 0)
+    touch(id)
     return
   end
   local created, _, task, flags = header(old)
   remove(id, text(task), flags)
-  redis.call('HSET', gone, 'a' .. id, created > 0 and text(created) or ('~' .. text(now_us)))
+  deleted('a' .. id, created)
   change(id)
 end
 
-local function write_task(id, created, updated, body)
-  if dead('t' .. id, created) then return false end
-  local old = redis.call('HGET', tasks, id)
-  if old then
-    local was_created, was_updated, at = struct.unpack('>dd', old)
-    if created > was_created and was_created > 0 then
-      for _, one in ipairs(siblings(id)) do delete(one[1]) end
-    elseif updated < was_updated or string.sub(old, at) == body then
-      return true
-    else
-      for _, one in ipairs(siblings(id)) do change(one[1]) end
+-- Removes the annotations last seen under a task, but for those in `but`. Those that go with their task get no tombstone of
+-- their own: they may have been moved to another task, which nobody says (fact 23).
+local function cascade(task, but)
+  for _, one in ipairs(siblings(task)) do
+    local id = one[1]
+    if not (but and but[id]) and not is_touched(id) then
+      if but then deleted('a' .. id, (header(redis.call('HGET', annotations, id)))) end
+      remove(id, task, one[2], true)
+      change(id)
     end
   end
-  redis.call('HSET', tasks, id, struct.pack('>dd', created, updated) .. body)
-  redis.call('HDEL', gone, 't' .. id)
-  return true
 end
 
 local function delete_task(id)
+  if is_touched('t' .. id) then return end
+  if not from_sync and settles('t' .. id) then stale = stale + 1 return end
   local old = redis.call('HGET', tasks, id)
-  local created = old and struct.unpack('>dd', old) or 0
-  for _, one in ipairs(siblings(id)) do delete(one[1]) end
+  cascade(id)
+  if redis.call('HEXISTS', of_task, id) == 1 then return end
   redis.call('HDEL', tasks, id)
-  redis.call('HSET', gone, 't' .. id, created > 0 and text(created) or ('~' .. text(now_us)))
+  deleted('t' .. id, old and struct.unpack('>dd', old) or 0)
+  touch('t' .. id)
+end
+
+-- Returns whether the task is alive.
+local function write_task(id, created, updated, body)
+  local old = redis.call('HGET', tasks, id)
+  if is_touched('t' .. id) then return old end
+  local c, u, at = 0, 0, 1
+  if old then c, u, at = struct.unpack('>dd', old) end
+  if not from_sync and (created > 0 and created < c or dead('t' .. id, created)) then return false end
+  if old and created > c and c > 0 then
+    replaced('t' .. id, c)
+    cascade(id)
+  elseif old then
+    if string.sub(old, at) == body or (not from_sync and updated < u) then return true end
+    for _, one in ipairs(siblings(id)) do if not is_touched(one[1]) then change(one[1]) end end
+    if created == 0 then created = c end
+  end
+  redis.call('HSET', tasks, id, struct.pack('>dd', created, updated) .. body)
+  revived('t' .. id)
+  touch('t' .. id)
+  return true
+end
+
+-- Whether an annotation came for a task that is deleted, as far as the annotation's own date tells.
+local function task_is_dead(task, created)
+  if redis.call('HEXISTS', tasks, task) == 1 then return false end
+  if is_touched('t' .. task) then return true end
+  if from_sync then return false end
+  local limit, arrival, mark = tomb('t' .. task)
+  return limit and mark ~= '!' and created <= arrival
 end
 
 local function operate(at, how_many)
-  local dead_tasks = {}
-  for _ = 1, how_many do
-    local kind, id = ARGV[at], ARGV[at + 1]
+  local dead_tasks, seen_tasks = {}, {}
+  for i = at, at + 7 * (how_many - 1), 7 do
+    local kind, id = ARGV[i], ARGV[i + 1]
     if kind == 'w' then
-      local task, created = ARGV[at + 2], tonumber(ARGV[at + 3])
-      if dead_tasks[task] or (redis.call('HEXISTS', tasks, task) == 0 and dead('t' .. task, created)) then
+      local task, created = ARGV[i + 2], tonumber(ARGV[i + 3])
+      if dead_tasks[task] or task_is_dead(task, created) then
         stale = stale + 1
       else
-        write(id, task, created, tonumber(ARGV[at + 4]), tonumber(ARGV[at + 5]), ARGV[at + 6])
+        write(id, task, created, tonumber(ARGV[i + 4]), tonumber(ARGV[i + 5]), ARGV[i + 6])
       end
     elseif kind == 'k' then
-      if not write_task(id, tonumber(ARGV[at + 2]), tonumber(ARGV[at + 3]), ARGV[at + 6]) then dead_tasks[id] = true end
+      seen_tasks[#seen_tasks + 1] = id
+      if not write_task(id, tonumber(ARGV[i + 2]), tonumber(ARGV[i + 3]), ARGV[i + 6]) then dead_tasks[id] = true end
     elseif kind == 'd' then
       delete(id)
+    elseif kind == 'o' then
+      seen_tasks[#seen_tasks + 1] = id
+      local but = {}
+      for one in string.gmatch(ARGV[i + 2], '%d+') do but[one] = true end
+      cascade(id, but)
     else
       delete_task(id)
     end
-    at = at + 7
+  end
+  -- A task is kept for its annotations only.
+  for _, id in ipairs(seen_tasks) do
+    if redis.call('HEXISTS', of_task, id) == 0 then redis.call('HDEL', tasks, id) end
   end
 end
 
@@ -227,4 +329,21 @@ local function store_counts()
   set('trainable', text(trainable)); set('tasks', text(task_count)); set('bulk', text(bulk))
   set('last_change', ARGV[1])
   if redis.call('HEXISTS', meta_key, 'first_change') == 0 then set('first_change', ARGV[1]) end
+end
+
+-- What Label Studio counts against what is stored here. `reported`: the eight counters, in the order of the reference page.
+local function compare(reported)
+  local derived, drift, differs = {total, task_count, useful, gt, skipped}, {}, false
+  for i = 1, 5 do
+    local difference = tonumber(reported[i + 3]) - derived[i]
+    drift[i] = text(difference)
+    if difference ~= 0 then differs = true end
+  end
+  if differs then
+    if redis.call('HEXISTS', meta_key, 'drift_since') == 0 then set('drift_since', ARGV[1]) end
+    set('drift', table.concat(drift, ','))
+  else
+    redis.call('HDEL', meta_key, 'drift_since', 'drift')
+  end
+  return differs
 end

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, cast
 
-from ml_backend.state.guard import answering
+from ml_backend.redis_errors import answering
 
 if TYPE_CHECKING:
     import redis

@@ -11,7 +11,12 @@ import orjson
 from ml_backend.examples import LabelledAnnotation
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from ml_backend.events import Annotation, Task
+
+Operation = tuple[bytes | str | int, ...]
+"""Seven arguments of a script, see `common.lua`."""
 
 SKIPPED, GROUND_TRUTH, HAS_RESULT, BULK_ACCEPTED, FROM_PREDICTION = 1, 2, 4, 8, 16
 
@@ -31,7 +36,7 @@ def flags_of(annotation: Annotation) -> int:
     )
 
 
-def annotation_operation(annotation: Annotation) -> tuple[bytes | str | int, ...]:
+def annotation_operation(annotation: Annotation) -> Operation:
     """The script's operation that writes it."""
     return (
         "w",
@@ -44,9 +49,19 @@ def annotation_operation(annotation: Annotation) -> tuple[bytes | str | int, ...
     )
 
 
-def task_operation(task: Task) -> tuple[bytes | str | int, ...]:
+def task_operation(task: Task) -> Operation:
     """The script's operation that writes a task with data."""
     return ("k", task.id, task.created_at_us or 0, task.updated_at_us or 0, "", "", _body(task.data))
+
+
+def only_operation(task: int, annotations: Iterable[int]) -> Operation:
+    """The script's operation that says: these annotations are the task's, and no others."""
+    return ("o", task, ",".join(map(str, annotations)), "", "", "", "")
+
+
+def task_of(stored: bytes) -> int:
+    """The task under which an annotation is stored."""
+    return int(_ANNOTATION.unpack_from(stored)[2])
 
 
 def unpack_annotation(annotation_id: int, stored: bytes) -> tuple[int, LabelledAnnotation]:
@@ -71,7 +86,8 @@ def unpack_task(task_id: int, stored: bytes) -> dict[str, Any]:
 
 
 def _body(value: object) -> bytes:
-    plain = orjson.dumps(value)
+    # Sorted, since an export may give the keys in another order than a webhook: that is no change.
+    plain = orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
     if len(plain) >= _COMPRESS_FROM:
         packed = zlib.compress(plain, 1)
         if len(packed) < len(plain):

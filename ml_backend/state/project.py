@@ -17,7 +17,13 @@ _DRIFT = tuple(one.name for one in dataclasses.fields(DerivedCounters))
 
 @dataclass(frozen=True, slots=True)
 class ProjectState:
-    """What is known of a project. ``extra_params`` is the JSON text that `/setup` brought."""
+    """What is known of a project. ``extra_params`` is the JSON text that `/setup` brought.
+
+    ``synced_at`` is when the last sync ended, ``complete_at`` the last complete one; ``synced_until_us`` is the moment
+    on Label Studio's clock up to which an incremental sync need not look again. ``complete_wanted_at`` and
+    ``incremental_wanted_at`` are when an event last asked for a sync that has not been since (facts 9, 11, 23).
+    ``last_start_at`` is when `START_TRAINING` last came.
+    """
 
     uid: str
     project_id: int
@@ -35,6 +41,11 @@ class ProjectState:
     training: TrainingState
     waiting: str | None = None
     synced_at: float | None = None
+    complete_at: float | None = None
+    synced_until_us: int | None = None
+    complete_wanted_at: float | None = None
+    incremental_wanted_at: float | None = None
+    last_start_at: float | None = None
     deleted_at: float | None = None
     trained_config_hash: str = ""
     meta: Mapping[str, str] = field(default_factory=dict, repr=False)
@@ -74,6 +85,9 @@ def project_state(
     )
     reported = meta.get("reported")
     drift = meta.get("drift")
+    failures = int(runs.get("failures") or 0)
+    # A label config that was tried, and could not be trained for, is not tried again and again.
+    tried = meta.get("attempted_config") == meta.get("config_hash") and not failures
     training = TrainingState(
         useful=derived.useful_annotation_number,
         trainable=int(meta.get("trainable", 0)),
@@ -89,9 +103,9 @@ def project_state(
         last_ended_at=_time(runs, "last_ended"),
         last_seconds=float(meta.get("last_seconds", 0)),
         recent_starts=tuple(starts),
-        failures=int(runs.get("failures", 0)),
+        failures=failures,
         paused=paused or None,
-        outdated=meta.get("outdated") or None,
+        outdated=None if tried else meta.get("outdated") or None,
         running=running or None,
         drifting=bool(drift),
     )
@@ -112,6 +126,11 @@ def project_state(
         training=training,
         waiting=waiting or None,
         synced_at=_time(meta, "synced_at"),
+        complete_at=_time(meta, "complete_at"),
+        synced_until_us=int(meta["synced_until"]) if meta.get("synced_until") else None,
+        complete_wanted_at=_time(meta, "want_complete"),
+        incremental_wanted_at=_time(meta, "want_incremental"),
+        last_start_at=_time(meta, "last_start"),
         deleted_at=_time(meta, "deleted_at"),
         trained_config_hash=meta.get("trained_config", ""),
         meta=meta,

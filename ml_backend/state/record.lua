@@ -4,14 +4,16 @@
 --       9 <prefix>uids  10 <prefix>due  11 P:running  12 P:waiting  13 P:runs  14 P:paused
 -- ARGV  1 now (s)  2 uid  3 project id  4 title or ''  5 config hash or ''  6 config or ''  7 project updated_at (us) or ''
 --       8 project threshold or ''  9 extra params (JSON) or ''  10 date of the counters (us), 'undated', or ''
---       11-18 the eight counters  19 '1' when the event concerns annotations
---       20 how many operations, which follow
+--       11-18 the eight counters  19 'annotations', 'start' (START_TRAINING) or ''  20 a sync that is wanted ('complete', 'incremental') or ''
+--       21 how many operations, which follow
 -- Returns {changes, config is needed (0/1), changed in all, HGETALL P:meta, P:running id, P:waiting id,
 --   stale operations, HGETALL P:runs, P:paused}
 
-operate(21, tonumber(ARGV[20]))
+operate(22, tonumber(ARGV[21]))
 store_counts()
-if ARGV[19] == '1' then set('last_annotation', ARGV[1]) end
+if ARGV[19] == 'annotations' then set('last_annotation', ARGV[1]) end
+if ARGV[19] == 'start' then set('last_start', ARGV[1]) end
+if ARGV[20] ~= '' then set('want_' .. ARGV[20], ARGV[1]) end
 
 -- What the payload says of the project counts only when it is not older than what is known.
 local config_needed = 0
@@ -32,33 +34,21 @@ if newer then
 end
 if ARGV[9] ~= '' and ARGV[9] ~= known[16] then set('params', ARGV[9]) end
 
--- Counters: dated ones replace older ones; undated ones only raise suspicion. After a late event the newest are compared again.
+-- Counters: dated ones replace older ones; undated ones only raise suspicion. After a late event that changed something the
+-- newest are compared again; a repeat says nothing new.
 if ARGV[10] ~= '' then
-  local reported = {}
-  for i = 11, 18 do reported[#reported + 1] = ARGV[i] end
-  local date = tonumber(ARGV[10])
-  if date and date >= number(known[11]) then
-    set('reported_at', ARGV[10])
-    set('reported', table.concat(reported, ','))
-  elseif date then
-    reported = {}
+  local date, reported = tonumber(ARGV[10]), {}
+  if not date or date > number(known[11]) then
+    for i = 11, 18 do reported[#reported + 1] = ARGV[i] end
+    if date then set('reported_at', ARGV[10]); set('reported', table.concat(reported, ',')) end
+    compare(reported)
+  elseif seq ~= before then
     for value in string.gmatch(redis.call('HGET', meta_key, 'reported'), '%d+') do reported[#reported + 1] = value end
-  end
-  local derived, drift, differs = {total, task_count, useful, gt, skipped}, {}, false
-  for i = 1, 5 do
-    local difference = tonumber(reported[i + 3]) - derived[i]
-    drift[i] = text(difference)
-    if difference ~= 0 then differs = true end
-  end
-  if differs then
-    if redis.call('HEXISTS', meta_key, 'drift_since') == 0 then set('drift_since', ARGV[1]) end
-    set('drift', table.concat(drift, ','))
-  else
-    redis.call('HDEL', meta_key, 'drift_since', 'drift')
+    compare(reported)
   end
 end
 
-if seq ~= before or ARGV[10] ~= '' then
+if seq ~= before or ARGV[10] ~= '' or ARGV[20] ~= '' then
   redis.call('HINCRBY', meta_key, 'touch', 1)
   redis.call('ZADD', KEYS[10], ARGV[1], ARGV[2])
 end

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from dataclasses import dataclass
-from importlib import resources
 from typing import TYPE_CHECKING, Any, cast
 
 import orjson
 
-from ml_backend.errors import BadInput, ProjectUnknown
+from ml_backend.errors import ProjectUnknown
 from ml_backend.events import (
     AnnotationsDeleted,
     AnnotationsWritten,
@@ -17,36 +15,29 @@ from ml_backend.events import (
     Ignored,
     Project,
     ProjectChanged,
+    StartTraining,
     TasksCreated,
     TasksDeleted,
     WithoutPayload,
 )
 from ml_backend.label_config import config_hash
-from ml_backend.state.guard import answering
-from ml_backend.state.packing import (
-    BULK_ACCEPTED,
-    HAS_RESULT,
-    SKIPPED,
-    annotation_operation,
-    task_operation,
-    unpack_annotation,
-    unpack_task,
-)
+from ml_backend.redis_errors import answering
+from ml_backend.state.keys import Keys, require_uid, script_text
+from ml_backend.state.packing import Operation, annotation_operation, task_operation
 from ml_backend.state.project import ProjectState, project_state
+from ml_backend.state.reading import Snapshot, StoredTask, stored_tasks
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     import redis
     from redis.commands.core import Script
 
     from ml_backend.counters import Counters
-    from ml_backend.examples import LabelledAnnotation
 
-Operation = tuple[bytes | str | int, ...]
+__all__ = ["DECISIONS_KEPT", "Recorded", "Snapshot", "State", "StoredTask", "require_uid"]
 
 DECISIONS_KEPT = 200
-_PAGE = 500
 _KNOWN_CONFIGS = 1024
 _NO_COUNTERS = ("",) * 9
 
@@ -61,26 +52,6 @@ class Recorded:
     project: ProjectState
 
 
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """The training set at one moment. ``seq`` tells later which changes it held; ``changed`` are annotation ids."""
-
-    uid: str
-    seq: int
-    label_config: str
-    extra_params: str
-    changed: frozenset[int]
-
-
-@dataclass(frozen=True, slots=True)
-class StoredTask:
-    """A task with its annotations as they lie in Redis. ``left_out`` counts bulk-accepted ones that were not taken."""
-
-    task: dict[str, Any]
-    annotations: tuple[LabelledAnnotation, ...]
-    left_out: int = 0
-
-
 class State:
     """Every project's training set and counters. Safe to share between threads.
 
@@ -89,15 +60,15 @@ class State:
 
     def __init__(self, client: redis.Redis, prefix: str = "mlb:") -> None:
         self._redis = client
-        self._prefix = prefix
-        common = _script("common.lua")
-        self._record = client.register_script(common + _script("record.lua"))
-        self._sync = client.register_script(common + _script("sync.lua"))
-        self._attempted = client.register_script(_script("attempted.lua"))
-        self._known_configs: OrderedDict[str, str] = OrderedDict()
+        self._keys = Keys(prefix)
+        common = script_text("common.lua")
+        self._record = client.register_script(common + script_text("record.lua"))
+        self._sync = client.register_script(common + script_text("sync.lua"))
+        self._attempted = client.register_script(script_text("attempted.lua"))
+        self._known_configs: dict[str, str] = {}
 
     def record(self, event: Event, now: float) -> Recorded:
-        """Record one event in one round trip; a second one where its uid must be looked up or a label config is new.
+        """Record one event in one round trip; a second one looks up a missing uid, or sends a config that Redis lost.
 
         Raises `ProjectUnknown` when the event names no project or one that cannot be told from others.
         """
@@ -128,7 +99,7 @@ class State:
         if digest and self._known_configs.get(uid) == digest:
             text = ""
         project_id = project.id if project is not None else int(uid.partition(".")[0])
-        head: list[bytes | str | int | float] = [
+        head: list[bytes | str | int] = [
             repr(now),
             uid,
             project_id,
@@ -143,7 +114,8 @@ class State:
                 if project is not None and project.counters is not None
                 else _NO_COUNTERS
             ),
-            "1" if isinstance(event, (AnnotationsWritten, AnnotationsDeleted)) else "",
+            _kind(event),
+            _wanted(event),
             len(operations),
         ]
         for operation in operations:
@@ -151,17 +123,17 @@ class State:
         answer = self._call(self._record, uid, head)
         if answer[1]:
             head[5] = config or ""
-            del head[20:]
-            head[19] = 0
+            del head[21:]
+            head[20] = 0
             head[9:18] = _NO_COUNTERS
             changes, stale = int(answer[0]), int(answer[6])
             answer = self._call(self._record, uid, head)
             answer[0], answer[6] = changes, stale
         if digest:
+            # Only saves sending the text again; threads may race here, Redis says when it misses one.
+            if len(self._known_configs) >= _KNOWN_CONFIGS:
+                self._known_configs.clear()
             self._known_configs[uid] = digest
-            self._known_configs.move_to_end(uid)
-            if len(self._known_configs) > _KNOWN_CONFIGS:
-                self._known_configs.popitem(last=False)
         state = project_state(
             _flat(answer[3]),
             changed=int(answer[2]),
@@ -173,15 +145,18 @@ class State:
         return Recorded(uid, int(answer[0]), int(answer[6]), state)
 
     def apply(self, uid: str, operations: Sequence[Operation], now: float) -> int:
-        """Apply what Label Studio's API said (see `sync.lua`); returns how many stored changes that made."""
-        head: list[bytes | str | int | float] = [repr(now), uid, int(uid.partition(".")[0]), len(operations)]
+        """Apply what Label Studio's API said, outside of a sync; returns how many stored changes that made.
+
+        `SyncState` does this for a sync: it lets events win that came after the sync began.
+        """
+        head: list[bytes | str | int] = [repr(now), uid, int(uid.partition(".")[0]), "", "", len(operations)]
         for operation in operations:
             head.extend(operation)
         return int(self._call(self._sync, uid, head)[0])
 
     def load(self, uid: str) -> ProjectState | None:
         """The project as it stands; None when it is not known."""
-        key = self._key
+        key = self._keys.of
         with answering(), self._redis.pipeline(transaction=True) as pipe:
             pipe.hgetall(key(uid, "meta"))
             pipe.zcard(key(uid, "changed"))
@@ -206,27 +181,27 @@ class State:
     def uids(self) -> list[str]:
         """Every known project's uid."""
         with answering():
-            found = cast("dict[bytes, bytes]", self._redis.hgetall(f"{self._prefix}uids"))
+            found = cast("dict[bytes, bytes]", self._redis.hgetall(self._keys.uids))
         return [uid for joined in found.values() for uid in joined.decode().split(",")]
 
     def label_config(self, uid: str) -> str:
         """The project's label config, as XML; empty when none was seen."""
         with answering():
-            return (cast("bytes | None", self._redis.get(self._key(uid, "config"))) or b"").decode()
+            return (cast("bytes | None", self._redis.get(self._keys.of(uid, "config"))) or b"").decode()
 
     def trained_config(self, uid: str) -> str:
         """The label config that the last training saw, as XML; empty before one."""
         with answering():
-            return (cast("bytes | None", self._redis.get(self._key(uid, "trained-config"))) or b"").decode()
+            return (cast("bytes | None", self._redis.get(self._keys.of(uid, "trained-config"))) or b"").decode()
 
     # --- a run's view -----------------------------------------------------------------------------------------------
 
     def snapshot(self, uid: str) -> Snapshot:
         """Mark a moment: `stored` read after it holds at least everything up to ``seq``."""
         with answering(), self._redis.pipeline(transaction=True) as pipe:
-            pipe.hmget(self._key(uid, "meta"), "seq", "params")
-            pipe.get(self._key(uid, "config"))
-            pipe.zrange(self._key(uid, "changed"), 0, -1)
+            pipe.hmget(self._keys.of(uid, "meta"), "seq", "params")
+            pipe.get(self._keys.of(uid, "config"))
+            pipe.zrange(self._keys.of(uid, "changed"), 0, -1)
             (seq, params), config, changed = pipe.execute()
         return Snapshot(
             uid,
@@ -242,31 +217,7 @@ class State:
         Skipped annotations and those without a result are left out, unchanged bulk-accepted predictions too unless
         ``bulk_accepted`` (fact 21). A task may come twice if the set changes meanwhile; the caller keeps one.
         """
-        cursor = 0
-        while True:
-            with answering():
-                cursor, page = cast(
-                    "tuple[int, dict[bytes, bytes]]", self._redis.hscan(self._key(uid, "of-task"), cursor, count=_PAGE)
-                )
-                wanted = {
-                    int(task): [int(one.partition(b":")[0]) for one in joined.split(b";")]
-                    for task, joined in page.items()
-                }
-                ids = [one for group in wanted.values() for one in group]
-                if ids:
-                    with self._redis.pipeline(transaction=False) as pipe:
-                        pipe.hmget(self._key(uid, "tasks"), [str(task) for task in wanted])
-                        pipe.hmget(self._key(uid, "annotations"), [str(one) for one in ids])
-                        tasks, annotations = pipe.execute()
-                else:
-                    tasks, annotations = [], []
-            values = iter(annotations)
-            for (task, group), stored in zip(wanted.items(), tasks, strict=True):
-                found = [(one, value) for one in group if (value := next(values)) is not None]
-                if stored is not None and (made := _stored_task(task, stored, found, bulk_accepted)) is not None:
-                    yield made
-            if cursor == 0:
-                return
+        return stored_tasks(self._redis, self._keys, uid, bulk_accepted=bulk_accepted)
 
     def attempted(
         self,
@@ -278,24 +229,32 @@ class State:
         trained_size: int | None = None,
         config_hash: str = "",
     ) -> None:
-        """A run that had taken ``snapshot`` ended; with ``trained_size`` it trained, and its changes are no changes now."""
-        self._call_plain(
-            self._attempted,
-            [
-                self._key(uid, "meta"),
-                self._key(uid, "changed"),
-                f"{self._prefix}due",
-                self._key(uid, "config"),
-                self._key(uid, "trained-config"),
-            ],
-            [uid, repr(now), snapshot.seq, repr(seconds), "" if trained_size is None else trained_size, config_hash],
-        )
+        """A run that had taken ``snapshot`` ended, ``seconds`` after it began.
+
+        With ``trained_size`` it trained: what had changed before the snapshot is no change any more.
+        """
+        key = self._keys.of
+        arguments: list[str | int] = [
+            uid,
+            repr(now),
+            snapshot.seq,
+            repr(seconds),
+            "" if trained_size is None else trained_size,
+            config_hash,
+            repr(now - seconds),
+            snapshot.label_config,
+        ]
+        with answering():
+            self._attempted(
+                keys=[key(uid, "meta"), key(uid, "changed"), self._keys.due, key(uid, "trained-config")],
+                args=arguments,
+            )
 
     # --- marks ------------------------------------------------------------------------------------------------------
 
     def mark(self, uid: str, **values: str | float | None) -> None:
         """Set or (with None) remove marks such as ``threshold_at``, ``outdated``, ``synced_at``."""
-        key = self._key(uid, "meta")
+        key = self._keys.of(uid, "meta")
         kept = {
             name: value if isinstance(value, str) else repr(value)
             for name, value in values.items()
@@ -311,7 +270,7 @@ class State:
 
     def decided(self, uid: str, kind: str, reason: str, now: float) -> None:
         """Keep a decision for people to read: the last `DECISIONS_KEPT`, newest first."""
-        key = self._key(uid, "decisions")
+        key = self._keys.of(uid, "decisions")
         with answering(), self._redis.pipeline(transaction=True) as pipe:
             pipe.lpush(key, orjson.dumps({"at": now, "kind": kind, "reason": reason}))
             pipe.ltrim(key, 0, DECISIONS_KEPT - 1)
@@ -320,7 +279,7 @@ class State:
     def decisions(self, uid: str, limit: int = 50) -> list[dict[str, Any]]:
         """The last decisions, newest first: ``at`` (s), ``kind``, ``reason``."""
         with answering():
-            found = cast("list[bytes]", self._redis.lrange(self._key(uid, "decisions"), 0, limit - 1))
+            found = cast("list[bytes]", self._redis.lrange(self._keys.of(uid, "decisions"), 0, limit - 1))
         return [orjson.loads(one) for one in found]
 
     # --- the parts --------------------------------------------------------------------------------------------------
@@ -333,7 +292,7 @@ class State:
                 return uids[0]
             raise ProjectUnknown("project", "is missing" + (f", and {len(uids)} projects are known" if uids else ""))
         with answering():
-            joined = cast("bytes | None", self._redis.hget(f"{self._prefix}uids", str(project.id)))
+            joined = cast("bytes | None", self._redis.hget(self._keys.uids, str(project.id)))
         uids = joined.decode().split(",") if joined else []
         if len(uids) == 1:
             return uids[0]
@@ -352,29 +311,24 @@ class State:
             return [("x", one, "", "", "", "", "") for one in event.ids]
         return []
 
-    def _keys(self, uid: str) -> list[str]:
-        key = self._key
-        names = ("meta", "annotations", "tasks", "of-task", "changed", "gone", "config", "touched")
-        return [
-            *(key(uid, name) for name in names),
-            f"{self._prefix}uids",
-            f"{self._prefix}due",
-            *(key(uid, name) for name in ("running", "waiting", "runs", "paused")),
-        ]
-
-    def _key(self, uid: str, name: str) -> str:
-        return f"{self._prefix}{{{uid}}}:{name}"
-
-    def _call(self, script: Script, uid: str, arguments: Iterable[Any]) -> list[Any]:
-        return cast("list[Any]", self._call_plain(script, self._keys(uid), arguments))
-
-    def _call_plain(self, script: Script, keys: list[str], arguments: Iterable[Any]) -> Any:  # noqa: ANN401 - Redis
+    def _call(self, script: Script, uid: str, arguments: list[bytes | str | int]) -> list[Any]:
         with answering():
-            return script(keys=keys, args=list(arguments))
+            return cast("list[Any]", script(keys=self._keys.of_scripts(uid), args=arguments))
 
 
-def _script(name: str) -> str:
-    return resources.files("ml_backend.state").joinpath(name).read_text(encoding="utf-8")
+def _kind(event: Event) -> str:
+    if isinstance(event, (AnnotationsWritten, AnnotationsDeleted)):
+        return "annotations"
+    return "start" if isinstance(event, StartTraining) else ""
+
+
+def _wanted(event: Event) -> str:
+    """The sync that an event asks for by itself: after these, counters do not tell everything (facts 9, 11, 23)."""
+    if isinstance(event, WithoutPayload):
+        return "incremental"
+    if isinstance(event, (AnnotationsDeleted, TasksDeleted)) and len(event.ids) > 1:
+        return "complete"
+    return ""
 
 
 def _counters(counters: Counters, date: str | None) -> tuple[str | int, ...]:
@@ -395,25 +349,6 @@ def _date(event: Event) -> str | None:
     return str(newest) if newest else None
 
 
-def _stored_task(
-    task: int, stored: bytes, found: Sequence[tuple[int, bytes]], bulk_accepted: bool
-) -> StoredTask | None:
-    kept: list[LabelledAnnotation] = []
-    left_out = 0
-    for one, value in found:
-        flags, annotation = unpack_annotation(one, value)
-        if flags & SKIPPED or not flags & HAS_RESULT:
-            continue
-        if flags & BULK_ACCEPTED and not bulk_accepted:
-            left_out += 1
-            continue
-        kept.append(annotation)
-    if not kept and not left_out:
-        return None
-    kept.sort(key=lambda one: (one.created_at_us, one.id))
-    return StoredTask(unpack_task(task, stored), tuple(kept), left_out)
-
-
 def _flat(values: list[bytes]) -> dict[str, str]:
     it = iter(values)
     return {name.decode(): value.decode() for name, value in zip(it, it, strict=True)}
@@ -421,20 +356,3 @@ def _flat(values: list[bytes]) -> dict[str, str]:
 
 def _text(values: dict[bytes, bytes]) -> dict[str, str]:
     return {name.decode(): value.decode() for name, value in values.items()}
-
-
-def require_uid(value: object, field: str = "project") -> str:
-    """A uid as Label Studio writes it (``2.1795333883``); else `BadInput`, which also keeps keys and paths safe."""
-    if isinstance(value, str):
-        head, dot, tail = value.partition(".")
-        if (
-            dot
-            and head.isascii()
-            and head.isdigit()
-            and len(head) <= 18
-            and tail.isascii()
-            and tail.isdigit()
-            and len(tail) <= 12
-        ):
-            return value
-    raise BadInput(field, "must be Label Studio's project uid, such as 2.1795333883")

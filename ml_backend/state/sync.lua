@@ -1,13 +1,16 @@
--- Applies what Label Studio's API said: like record.lua, but it wins on equal dates, revives what was thought deleted,
--- and yields to whatever an event touched since the sync began.
+-- Applies what Label Studio's API said: like record.lua, but it wins whatever the dates say, revives what was thought
+-- deleted, and yields to whatever an event changed since the sync began.
 --
 -- KEYS  as record.lua
--- ARGV  1 now (s)  2 uid  3 project id  4 how many operations, which follow
--- Returns {changes, annotations now stored}
+-- ARGV  1 now (s)  2 uid  3 project id  4 token of the sync, '' without one  5 the sync's new cursor (a task id) or ''
+--       6 how many operations, which follow
+-- Returns {changes, annotations now stored}, or {-1} when another sync has begun since: nothing was written then.
 
+if ARGV[4] ~= '' and ARGV[4] ~= syncing then return {-1} end
 from_sync = true
-operate(5, tonumber(ARGV[4]))
+operate(7, tonumber(ARGV[6]))
 store_counts()
+if ARGV[5] ~= '' then set('sync_cursor', ARGV[5]) end
 if seq ~= before then
   redis.call('HINCRBY', meta_key, 'touch', 1)
   redis.call('ZADD', KEYS[10], ARGV[1], ARGV[2])
