@@ -16,7 +16,7 @@ from ml_backend.errors import ModelNotFound
 if TYPE_CHECKING:
     from types import ModuleType
 
-SHIPPED = "model:AutoModel"
+SHIPPED = "model.auto:AutoModel"
 
 
 def find_model(name: str | None) -> type[TrainingBackend]:

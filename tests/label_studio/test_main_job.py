@@ -57,8 +57,19 @@ class Project:
 
     def cli(self, *arguments: str) -> Any:
         """``ml-backend <arguments> --json`` on the same data folder."""
-        command = [sys.executable, "-P", "-m", "ml_backend.cli", *arguments, "--json", "--data-dir", str(self.backend.data_dir)]
-        done = subprocess.run(command, capture_output=True, check=True, timeout=60, env={**os.environ, "COLUMNS": "200"})
+        command = [
+            sys.executable,
+            "-P",
+            "-m",
+            "ml_backend.cli",
+            *arguments,
+            "--json",
+            "--data-dir",
+            str(self.backend.data_dir),
+        ]
+        done = subprocess.run(
+            command, capture_output=True, check=True, timeout=60, env={**os.environ, "COLUMNS": "200"}
+        )
         return json.loads(done.stdout)
 
     def counters(self) -> Mapping[str, int]:
