@@ -306,7 +306,9 @@ def test_a_mistake_of_ours_answers_with_an_incident_that_leads_to_the_log(
     assert answer.status_code == 500
     assert "secret detail" not in answer.text + answer.status
     (record,) = [one for one in caplog.records if one.levelno >= logging.WARNING]
-    assert answer.json["error"]["id"] in record.getMessage()
+    incident = re.search(r"incident \w{12}", answer.json["error"]["reason"])
+    assert incident is not None
+    assert incident[0] in record.getMessage()
     assert record.exc_info is not None
 
 

@@ -4,21 +4,31 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from flask import Flask
+from flask import Flask, request
 
-from ml_backend.web import answers, auth
+from ml_backend.web import answers
+from ml_backend.web.auth import Gate
 from ml_backend.web.label_studio_calls import LabelStudioCalls
+from ml_backend.web.short_way import ShortWay
 
 if TYPE_CHECKING:
     from ml_backend.web.ports import Services
 
 
 def create_app(services: Services) -> Flask:
-    """A WSGI application over ``services``; open to everybody when the settings hold no credentials."""
+    """A WSGI application over ``services``; open to everybody when the settings hold no password."""
     app = Flask("ml_backend.web", static_folder=None)
-    app.config["MAX_CONTENT_LENGTH"] = services.settings.max_body
     answers.install(app)
-    if services.settings.passwords:
-        auth.install(app, services.settings.user, services.settings.passwords)
-    LabelStudioCalls(services).install(app)
+    settings = services.settings
+    gate = Gate(settings.user, settings.passwords) if settings.passwords else None
+    if gate is not None:
+        guard = gate
+
+        @app.before_request
+        def require_login() -> None:
+            guard.require(request.environ, request.endpoint)
+
+    calls = LabelStudioCalls(services)
+    calls.install(app)
+    app.wsgi_app = ShortWay(app.wsgi_app, calls.event, gate)  # type: ignore[method-assign]
     return app

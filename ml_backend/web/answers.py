@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import logging
 import secrets
+from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import orjson
 from flask import Response, request
@@ -18,35 +19,56 @@ from werkzeug.exceptions import HTTPException
 from ml_backend.errors import BadInput, StoreUnavailable, Unavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from flask import Flask
 
 log = logging.getLogger(__name__)
 
+JSON = "application/json"
+
 _REASON_PHRASE = 120
 _SAID = 400
-_JSON = "application/json"
+_CHALLENGE = ("WWW-Authenticate", 'Basic realm="ml-backend", charset="UTF-8"')
+_REPEATED = frozenset({"Allow", "Location"})
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """An answer to a request that was not carried out. ``reason`` is the status line's text."""
+
+    status: int
+    reason: str
+    body: bytes
+    headers: list[tuple[str, str]] = field(default_factory=list)
+
+    @property
+    def status_line(self) -> str:
+        """``400 project: is missing``."""
+        return f"{self.status} {self.reason}"
 
 
 def answer(value: object, status: int = 200) -> Response:
     """A JSON answer."""
-    return Response(orjson.dumps(value), status, content_type=_JSON)
+    return Response(orjson.dumps(value), status, content_type=JSON)
 
 
-def refusal(
-    status: int, field: str, reason: str, *, headers: Mapping[str, str] | None = None, incident: str | None = None
-) -> Response:
-    """``{"error": {"field", "reason"}}`` with the same in the status line; ``incident`` leads to the log."""
-    said: dict[str, Any] = {"field": plain(field, _SAID), "reason": plain(reason, _SAID)}
-    if incident is not None:
-        said["id"] = incident
-    phrase = plain(f"{field}: {reason}" if field else reason, _REASON_PHRASE)
-    response = Response(orjson.dumps({"error": said}), f"{status} {phrase}", content_type=_JSON)
-    response.headers["X-Content-Type-Options"] = "nosniff"
-    for name, value in (headers or {}).items():
-        response.headers[name] = value
-    return response
+def refuse(error: Exception, method: str, path: str) -> Refusal:
+    """What to answer to a request that ended in ``error``; writes one log line."""
+    where = plain(f"{method} {path}", _REASON_PHRASE)
+    if isinstance(error, BadInput):
+        refusal = _refusal(error.status, error.field, error.reason, [_CHALLENGE] if error.status == 401 else [])
+    elif isinstance(error, Unavailable | StoreUnavailable):
+        # The error's own text may hold addresses: it is for the log alone.
+        log.warning("refused %s with 503: %s", where, plain(str(error), _SAID))
+        what = "Redis" if isinstance(error, Unavailable) else "the version store"
+        return _refusal(503, "", f"{what} does not answer, try again", [("Retry-After", "1")])
+    elif isinstance(error, HTTPException):
+        refusal = _of_http(error, method)
+    else:
+        incident = secrets.token_hex(6)
+        log.error("incident %s at %s", incident, where, exc_info=error)
+        return _refusal(500, "", f"something went wrong here, see incident {incident} in the log", [])
+    log.warning("refused %s with %d: %s", where, refusal.status, refusal.reason)
+    return refusal
 
 
 def plain(text: str, limit: int) -> str:
@@ -56,49 +78,29 @@ def plain(text: str, limit: int) -> str:
 
 
 def install(app: Flask) -> None:
-    """Map every error that a view lets through to an answer, with one log line for each."""
-    app.register_error_handler(BadInput, _bad_input)
-    app.register_error_handler(Unavailable, _unavailable)
-    app.register_error_handler(StoreUnavailable, _unavailable)
-    app.register_error_handler(HTTPException, _http)
-    app.register_error_handler(Exception, _unexpected)
+    """Map every error that a view lets through."""
+
+    def handle(error: Exception) -> Response:
+        refusal = refuse(error, request.method, request.path)
+        response = Response(refusal.body, refusal.status_line, content_type=JSON)
+        response.headers.extend(refusal.headers)
+        return response
+
+    app.register_error_handler(Exception, handle)
 
 
-def _bad_input(error: BadInput) -> Response:
-    headers = {"WWW-Authenticate": 'Basic realm="ml-backend", charset="UTF-8"'} if error.status == 401 else None
-    _log(error.status, f"{error.field}: {error.reason}")
-    return refusal(error.status, error.field, error.reason, headers=headers)
+def _refusal(status: int, field: str, reason: str, headers: list[tuple[str, str]]) -> Refusal:
+    error = {"field": plain(field, _SAID), "reason": plain(reason, _SAID)}
+    phrase = plain(f"{field}: {reason}" if field else reason, _REASON_PHRASE)
+    return Refusal(status, phrase, orjson.dumps({"error": error}), [("X-Content-Type-Options", "nosniff"), *headers])
 
 
-def _unavailable(error: Unavailable | StoreUnavailable) -> Response:
-    what = "the version store" if isinstance(error, StoreUnavailable) else "Redis"
-    # The error's own text may hold addresses: it is for the log alone.
-    _log(503, str(error))
-    return refusal(503, "", f"{what} does not answer, try again", headers={"Retry-After": "1"})
-
-
-def _http(error: HTTPException) -> Response:
+def _of_http(error: HTTPException, method: str) -> Refusal:
     status = error.code or 500
+    headers = [(name, value) for name, value in error.get_headers() if name in _REPEATED]
     if status == 404:
-        field, reason = "path", "is no call of this backend"
-    elif status == 405:
-        field, reason = "method", f"{request.method} is not for this call"
-    else:
-        field, reason = "request", HTTPStatus(status).phrase if status in set(HTTPStatus) else "is refused"
-    headers = {name: value for name, value in error.get_headers() if name in {"Allow", "Location"}}
-    _log(status, f"{field}: {reason}")
-    return refusal(status, field, reason, headers=headers)
-
-
-def _unexpected(error: Exception) -> Response:
-    incident = secrets.token_hex(6)
-    log.error("incident %s at %s", incident, _where(), exc_info=error)
-    return refusal(500, "", f"something went wrong here, see incident {incident} in the log", incident=incident)
-
-
-def _log(status: int, why: str) -> None:
-    log.warning("refused %s with %d: %s", _where(), status, plain(why, _SAID))
-
-
-def _where() -> str:
-    return plain(f"{request.method} {request.path}", _REASON_PHRASE)
+        return _refusal(status, "path", "is no call of this backend", headers)
+    if status == 405:
+        return _refusal(status, "method", f"{method} is not for this call", headers)
+    phrase = HTTPStatus(status).phrase if status in set(HTTPStatus) else "is refused"
+    return _refusal(status, "request", phrase, headers)

@@ -9,18 +9,15 @@ import hmac
 import secrets
 from typing import TYPE_CHECKING
 
-from flask import request
-
 from ml_backend.errors import BadInput
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from flask import Flask
+    from collections.abc import Iterable, Mapping
 
 SECRET_HEADER = "X-Refit-Secret"  # noqa: S105 - the header's name
 """Carries a password where Label Studio cannot send Basic auth: a webhook's own headers (fact 2)."""
 
+_SECRET_VARIABLE = "HTTP_" + SECRET_HEADER.upper().replace("-", "_")
 _OPEN = frozenset({"health"})
 _SECRET_HEADER_TAKEN = frozenset({"webhook"})
 
@@ -52,6 +49,16 @@ class Gate:
             return False
         return self._is_one_of(secret.encode("latin-1", "replace"), self._passwords)
 
+    def require(self, environ: Mapping[str, str], call: str | None) -> None:
+        """Let a WSGI request pass, or raise `BadInput` with status 401. ``call`` is None for what is no call at all."""
+        authorization = environ.get("HTTP_AUTHORIZATION")
+        if call in _OPEN or self.admits(authorization):
+            return
+        secret = environ.get(_SECRET_VARIABLE) if call in _SECRET_HEADER_TAKEN else None
+        if not self.admits_secret(secret):
+            given = secret is not None or authorization is not None
+            raise BadInput("Authorization", _refused(call, given=given), status=401)
+
     def _is_one_of(self, given: bytes, valid: list[bytes]) -> bool:
         digest = self._digest(given)
         found = False
@@ -75,27 +82,10 @@ class Gate:
         return hashlib.blake2b(value, key=self._key, digest_size=32).digest()
 
 
-def install(app: Flask, user: str, passwords: Iterable[str]) -> None:
-    """Close everything but `/health` to callers without a valid login."""
-    gate = Gate(user, passwords)
-
-    def check() -> None:
-        endpoint = request.endpoint
-        if endpoint in _OPEN or gate.admits(request.environ.get("HTTP_AUTHORIZATION")):
-            return
-        secret = request.headers.get(SECRET_HEADER) if endpoint in _SECRET_HEADER_TAKEN else None
-        if gate.admits_secret(secret):
-            return
-        given = secret is not None or "HTTP_AUTHORIZATION" in request.environ
-        raise BadInput("Authorization", _refused(endpoint, given=given), status=401)
-
-    app.before_request(check)
-
-
-def _refused(endpoint: str | None, *, given: bool) -> str:
+def _refused(call: str | None, *, given: bool) -> str:
     if given:
         return "the credentials are wrong"
-    if endpoint in _SECRET_HEADER_TAKEN:
+    if call in _SECRET_HEADER_TAKEN:
         # The webhook that Label Studio makes by itself has none, and loses every event unless somebody is told.
         return f"no credentials: connect with http://user:password@host, or give the webhook {SECRET_HEADER}"
     return "no credentials"

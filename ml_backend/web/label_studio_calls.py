@@ -19,11 +19,12 @@ from ml_backend.runs import label_studio_status
 from ml_backend.settings import read_extra_params
 from ml_backend.state.store import require_uid
 from ml_backend.web import metrics
-from ml_backend.web.answers import answer
+from ml_backend.web.answers import JSON, answer
 from ml_backend.web.bodies import read_object, too_deep
 from ml_backend.web.configs import LabelConfigs
 
 if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIEnvironment
     from flask import Flask
 
     from ml_backend.web.ports import Services
@@ -69,10 +70,14 @@ class LabelStudioCalls:
         """The same at the root, where older releases look."""
         return answer(self._up)
 
+    def event(self, environ: WSGIEnvironment) -> bytes:
+        """One event: from the WSGI request to the answer's JSON. Label Studio waits inside a Submit (fact 1)."""
+        data = read_object(environ, self._limit)
+        return orjson.dumps(self._fit(action_of(data), data))
+
     def webhook(self) -> Response:
-        """One event. Label Studio waits for it inside the annotator's Submit (fact 1)."""
-        data = read_object(request.environ, self._limit)
-        return answer(self._fit(action_of(data), data))
+        """The same for what did not take the short way."""
+        return Response(self.event(request.environ), content_type=JSON)
 
     def train(self) -> Response:
         """The call of older releases in place of `START_TRAINING`: a click, whose answer's ``job`` is followed."""
