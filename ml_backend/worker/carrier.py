@@ -223,7 +223,7 @@ class Carrier(Worker):
             with contextlib.suppress(BlockingIOError):
                 os.read(self._wakeup, 4096)
 
-    # --- what RQ does around it, less what we do not want --------------------------------------------------------------
+    # --- what RQ does around it, less what we do not want -------------------------------------------------------------
 
     def bootstrap(self, *_args: object, **_kwargs: object) -> None:
         """Register; no log handlers, no command channel (its thread would be there when we fork)."""
