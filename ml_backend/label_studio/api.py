@@ -53,6 +53,7 @@ _LABELLED_FIELDS = (
 )
 _PLAIN_FIELDS = "id,data,created_at,updated_at,is_labeled,predictions_model_versions"
 _STUB_FIELDS = "id,updated_at,annotations_ids"
+"""Without ``fields=all``, which takes a quarter longer: a filter by a column has that column computed."""
 
 
 class LabelStudioApi:
@@ -166,8 +167,8 @@ class LabelStudioApi:
             parameters: dict[str, str | int] = {
                 "project": project_id,
                 "page_size": size,
-                "fields": "all",
                 "include": fields,
+                **({"fields": "all"} if fields is not _STUB_FIELDS else {}),
                 "resolve_uri": "false",
                 "query": orjson.dumps(query).decode(),
             }
