@@ -67,6 +67,11 @@ def test_any_folder_name_works(tmp_path: Path, name: str) -> None:
             assert client.get("key") == name.encode()
 
 
+def test_a_folder_with_a_space_gets_a_socket_whose_path_redis_py_can_read_back(tmp_path: Path) -> None:
+    with PrivateValkey(tmp_path / "with a space") as valkey, Running(valkey) as client:
+        assert str(valkey.socket_path) in client.client_info()["addr"]
+
+
 def test_a_long_folder_gets_a_short_socket_that_a_restart_finds_again(tmp_path: Path) -> None:
     folder = tmp_path / ("x" * 150)
     with PrivateValkey(folder) as valkey:
