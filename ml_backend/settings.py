@@ -85,6 +85,12 @@ class PredictionSettings(_Strict):
     strategy: Literal["margin", "confidence", "priority"] = Field(
         "margin", description="What a prediction's rank is made of."
     )
+    max_seconds: float | None = Field(
+        None,
+        gt=0,
+        le=604800,
+        description="Seconds that sending may take; as long as the last training took (at least 120), if not set.",
+    )
 
 
 class Refit(_Strict):

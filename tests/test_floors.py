@@ -34,7 +34,18 @@ FLOORS: dict[str, frozenset[str]] = {
     "what several parts share": frozenset({"lifeline", "redis_errors"}),
     "parts with I/O": frozenset({"blobs", "embedded", "jobs", "label_studio", "registry", "runs", "state"}),
     "use cases": frozenset(
-        {"backend", "clock", "event_way", "generations", "lease", "models", "predictions", "sync", "training"}
+        {
+            "backend",
+            "clock",
+            "event_way",
+            "generations",
+            "lease",
+            "models",
+            "predictions",
+            "refresh",
+            "sync",
+            "training",
+        }
     ),
     "faces": frozenset({"bootstrap", "cli", "logs", "processes", "supervisor", "web", "worker"}),
     # What `import ml_backend` gives: it names what is below, and nothing below needs it.

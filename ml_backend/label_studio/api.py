@@ -140,14 +140,22 @@ class LabelStudioApi:
             project_id, [_has_annotations(True)], _STUB_FIELDS, read_stub, after=after, largest=LARGEST_STUB_PAGE
         )
 
-    def plain_tasks(self, project_id: int, *, after: int = 0) -> Iterator[list[PlainTask]]:
-        """Pages of all tasks without their annotations, with the versions of their stored predictions."""
-        yield from self._pages(project_id, [], _PLAIN_FIELDS, read_plain_task, after=after)
+    def plain_tasks(
+        self, project_id: int, *, after: int = 0, lacking: str | None = None, created_from_us: int | None = None
+    ) -> Iterator[list[PlainTask]]:
+        """Pages of all tasks without their annotations, with the versions of their stored predictions.
 
-    def plain_tasks_by_id(self, project_id: int, ids: Sequence[int]) -> Iterator[list[PlainTask]]:
-        """Pages of the given tasks without their annotations; deleted ones are missing."""
+        ``lacking``: only those without a prediction of that version; ``created_from_us``: only those created since.
+        """
+        wanted = [*_lacking(lacking), *_since(created_from_us, "created_at")]
+        yield from self._pages(project_id, wanted, _PLAIN_FIELDS, read_plain_task, after=after)
+
+    def plain_tasks_by_id(
+        self, project_id: int, ids: Sequence[int], *, lacking: str | None = None
+    ) -> Iterator[list[PlainTask]]:
+        """Pages of the given tasks without their annotations; deleted ones are missing. ``lacking`` as above."""
         for part in _parts(ids):
-            yield from self._pages(project_id, [_among(part)], _PLAIN_FIELDS, read_plain_task)
+            yield from self._pages(project_id, [_among(part), *_lacking(lacking)], _PLAIN_FIELDS, read_plain_task)
 
     def _pages(
         self,
@@ -303,11 +311,18 @@ def _has_annotations(yes: bool) -> Filter:
     return _filter("annotations_ids", "empty", "Number", not yes)
 
 
-def _since(since_us: int | None) -> list[Filter]:
+def _since(since_us: int | None, column: str = "updated_at") -> list[Filter]:
     if since_us is None:
         return []
     moment = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=since_us)
-    return [_filter("updated_at", "greater_or_equal", "Datetime", moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ"))]
+    return [_filter(column, "greater_or_equal", "Datetime", moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ"))]
+
+
+def _lacking(version: str | None) -> list[Filter]:
+    """Asks the predictions themselves: the text that lists a task's versions is cut short (`PlainTask`)."""
+    if version is None:
+        return []
+    return [_filter("predictions_model_versions", "not_contains", "List", [version])]
 
 
 def _among(ids: Sequence[int]) -> Filter:

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from ml_backend.errors import RunEnded
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -42,7 +44,7 @@ class Answering:
     _first_error: str = field(default="", init=False)
 
     def answers(self, tasks: Sequence[JsonObject]) -> list[list[JsonObject]]:
-        """One list of predictions for each task, in order; empty where there is none. Never raises."""
+        """One list of predictions for each task, in order; empty where there is none. Raises only `RunEnded`."""
         done: list[list[JsonObject]] = []
         size = _FIRST_CHUNK
         while len(done) < len(tasks):
@@ -74,6 +76,8 @@ class Answering:
         # A model author's code may raise anything.
         try:
             return normalised(self.ask(tasks), len(tasks), self.version)
+        except RunEnded:
+            raise  # a worker that is asked to stop says so wherever the program is, in the model too
         except Exception as error:
             if len(tasks) == 1:
                 self._failed += 1

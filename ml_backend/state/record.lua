@@ -4,7 +4,8 @@
 --       9 <prefix>uids  10 <prefix>due  11 P:running  12 P:waiting  13 P:runs  14 P:paused
 -- ARGV  1 now (s)  2 uid  3 project id  4 title or ''  5 config hash or ''  6 config or ''  7 project updated_at (us) or ''
 --       8 project threshold or ''  9 extra params (JSON) or ''  10 date of the counters (us), 'undated', or ''
---       11-18 the eight counters  19 'annotations', 'start' (START_TRAINING) or ''  20 a sync that is wanted ('complete', 'incremental') or ''
+--       11-18 the eight counters  19 'annotations', 'start' (START_TRAINING), 'tasks' (created) or ''
+--       20 a sync that is wanted ('complete', 'incremental') or ''
 --       21 how many operations, which follow
 -- Returns {changes, config is needed (0/1), changed in all, HGETALL P:meta, P:running id, P:waiting id,
 --   stale operations, HGETALL P:runs, P:paused}
@@ -13,6 +14,7 @@ operate(22, tonumber(ARGV[21]))
 store_counts()
 if ARGV[19] == 'annotations' then set('last_annotation', ARGV[1]) end
 if ARGV[19] == 'start' then set('last_start', ARGV[1]) end
+if ARGV[19] == 'tasks' then set('last_tasks', ARGV[1]) end
 if ARGV[20] ~= '' then set('want_' .. ARGV[20], ARGV[1]) end
 
 -- What the payload says of the project counts only when it is not older than what is known.

@@ -166,7 +166,7 @@ class State:
             pipe.get(key(uid, "paused"))
             pipe.zrange(key(uid, "starts"), 0, -1, withscores=True)
             meta, changed, running, waiting, runs, paused, starts = pipe.execute()
-        if not meta:
+        if b"uid" not in meta:
             return None
         return project_state(
             _text(meta),
@@ -319,6 +319,8 @@ class State:
 def _kind(event: Event) -> str:
     if isinstance(event, (AnnotationsWritten, AnnotationsDeleted)):
         return "annotations"
+    if isinstance(event, TasksCreated):
+        return "tasks"
     return "start" if isinstance(event, StartTraining) else ""
 
 
