@@ -47,8 +47,7 @@ def serve_queue(
 ) -> None:
     """Be the worker process of a queue. `work` is called here and in each horse; importable when horses are spawned."""
     _wait_for_redis(work)
-    carrier = (SpawningCarrier if spawn else Carrier)(queue, work, grace_s=grace_s)
-    carrier.work(burst=burst)
+    (SpawningCarrier if spawn else Carrier)(queue, work, grace_s=grace_s).serve(burst=burst)
 
 
 def open_work(settings: Settings) -> Work:

@@ -79,6 +79,13 @@ class Carrier(Worker):
             log_job_description=False,
         )
 
+    def serve(self, *, burst: bool = False) -> None:
+        """Take jobs until SIGTERM or SIGINT; with ``burst``, until there are none."""
+        try:
+            self.work(burst=burst)
+        except StopRequested:
+            self.teardown()
+
     # --- one job ------------------------------------------------------------------------------------------------------
 
     def execute_job(self, job: Job, queue: RqQueue) -> None:
@@ -226,11 +233,15 @@ class Carrier(Worker):
     # --- what RQ does around it, less what we do not want -------------------------------------------------------------
 
     def bootstrap(self, *_args: object, **_kwargs: object) -> None:
-        """Register; no log handlers, no command channel (its thread would be there when we fork)."""
+        """Register; no log handlers, no command channel (its thread would be there when we fork).
+
+        Raises `StopRequested` when it is asked to stop meanwhile: `serve` sees to that.
+        """
         for end in (self._wakeup, self._woken):
             os.set_blocking(end, False)
         signal.set_wakeup_fd(self._woken, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda _signum, _frame: None)
+        self._install_signal_handlers()  # type: ignore[no-untyped-call]
         self.register_birth()  # type: ignore[no-untyped-call]
         self.set_state(WorkerStatus.STARTED)
         log.info("worker %s: takes jobs of the queue %s", self.name, self._carried)
