@@ -98,17 +98,24 @@ def _watch(parent: int, sig: signal.Signals) -> None:
 
 
 def _guard(argv: Sequence[str], sig: signal.Signals, parent: int) -> int:
+    program: subprocess.Popen[bytes] | None = None
+    early: list[int] = []
+
+    def hand_on(signum: int, _frame: FrameType | None) -> None:
+        if program is None:
+            early.append(signum)
+        else:
+            program.send_signal(signum)
+
+    for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+        signal.signal(signum, hand_on)
     try:
         program = subprocess.Popen(argv)
     except OSError as error:
         sys.stderr.write(f"{argv[0]}: {error.strerror}\n")
         return 127
-
-    def hand_on(signum: int, _frame: FrameType | None) -> None:
-        program.send_signal(signum)
-
-    for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
-        signal.signal(signum, hand_on)
+    for missed in early:
+        program.send_signal(missed)
     while True:
         try:
             status = program.wait(_LOOK_EVERY_S)

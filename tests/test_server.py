@@ -49,7 +49,7 @@ def make_app():
         start_response("200 OK", [("Content-Length", str(len(answer)))])
         return [answer]
     return app
-server.serve(make_app, bind={bind!r}, workers={workers}, threads=2, graceful_timeout_s=3)
+server.serve(make_app, bind={bind!r}, workers={workers}, threads=2, graceful_timeout_s=20)
 """
 
 
@@ -223,10 +223,8 @@ def test_it_stops_cleanly_and_lets_a_request_finish(launch: Callable[..., Web]) 
 def test_a_client_that_only_connected_does_not_delay_the_stop(launch: Callable[..., Web]) -> None:
     web = launch()
     with web.connect():
-        begun = time.monotonic()
         web.process.terminate()
-        assert web.process.wait(5) == 0
-        assert time.monotonic() - begun < 2.5
+        assert web.process.wait(10) == 0  # requests that were begun would have 20 s
 
 
 def test_web_processes_die_with_the_one_above_them(launch: Callable[..., Web]) -> None:
@@ -323,8 +321,9 @@ def test_it_answers_when_slow_clients_have_taken_all_file_descriptors(launch: Ca
         for _ in range(150):
             stack.enter_context(web.say(b"G"))
         assert web.ask("/x") == (200, "/x")
-    assert web.pids()[1] == worker
-    assert web.log.count("cannot accept a connection: Too many open files") == 1
+    assert web.pids()[1] == worker, web.log
+    # Once in ten seconds; the connections took much less, unless this machine is very busy.
+    assert 1 <= web.log.count("cannot accept a connection: Too many open files") <= 5
 
 
 def test_who_sends_half_a_request_is_told_so_and_disconnected(impatient: Web) -> None:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -103,6 +104,16 @@ def alive(pid: int) -> bool:
     ).stdout.startswith((b"", b"Z"))
 
 
+def finish(process: "subprocess.Popen[bytes]") -> None:
+    """Let the supervisor end its tree, at once if it does not do so by itself; only that reaches grandchildren too."""
+    for patience_s in (0.5, 5):
+        process.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(patience_s)
+    process.kill()
+    process.wait()
+
+
 @pytest.fixture
 def tree(tmp_path: Path) -> Iterator[Callable[[str], Tree]]:
     (tmp_path / "child.py").write_text(CHILD)
@@ -121,10 +132,7 @@ def tree(tmp_path: Path) -> Iterator[Callable[[str], Tree]]:
 
     yield start
     for one in started:
-        one.process.kill()
-        one.process.wait()
-        for _, pid in one.survivors():
-            os.kill(pid, signal.SIGKILL)
+        finish(one.process)
 
 
 def test_children_start_in_order_and_stop_in_reverse_order(tree: Callable[[str], Tree]) -> None:
@@ -363,8 +371,7 @@ def whole(tmp_path: Path) -> Iterator[Tree]:
     running = Tree(process, tmp_path)
     until(lambda: "ALL READY" in running.log, "the tree to be ready", 20)
     yield running
-    process.kill()
-    process.wait()
+    finish(process)
 
 
 def started(running: Tree, name: str) -> list[int]:
@@ -377,7 +384,7 @@ def test_the_real_tree_comes_back_after_every_kill_and_stops_cleanly(whole: Tree
         until(lambda name=name: whole.log.count(f"{name} is ready") == 2, f"{name} to be back", 20)
     assert whole.end(signal.SIGTERM, 20) == 0
     everybody = [*started(whole, "store"), *started(whole, "web"), *whole.pids("web")]
-    assert len(everybody) == 2 + 2 + 4
+    assert len(everybody) >= 2 + 2 + 3  # of the last two web processes, one is enough to be ready
     assert not any(alive(pid) for pid in everybody)
     assert "Traceback" not in whole.log
 
@@ -412,12 +419,11 @@ def test_a_guardian_ends_its_program_when_its_own_parent_is_killed(tmp_path: Pat
 
 def test_a_guardian_hands_on_signals_and_the_exit_status() -> None:
     script = "trap 'exit 7' TERM; echo on; while true; do sleep 0.05; done"
-    guardian = subprocess.Popen(lifeline.guarded(["sh", "-c", script]), stdout=subprocess.PIPE)
-    assert guardian.stdout is not None
-    assert guardian.stdout.readline() == b"on\n"
-    guardian.terminate()
-    assert guardian.wait(5) == 7
-    guardian.stdout.close()
+    with subprocess.Popen(lifeline.guarded(["sh", "-c", script]), stdout=subprocess.PIPE) as guardian:
+        assert guardian.stdout is not None
+        assert guardian.stdout.readline() == b"on\n"
+        guardian.terminate()
+        assert guardian.wait(5) == 7
 
 
 def test_a_forked_process_dies_with_its_parent(tmp_path: Path) -> None:
