@@ -89,6 +89,12 @@ def test_the_first_version_serves_as_soon_as_it_is_promoted(serving: PredictionS
     assert serving.served(UID) == name
 
 
+def test_setup_has_the_version_loaded_before_the_first_request(serving: PredictionServer, registry: Registry) -> None:
+    name = publish(registry, "one")
+    assert serving.served(UID) == name
+    soon(lambda: serving.loaded(UID) == name)
+
+
 def test_a_version_that_was_not_promoted_does_not_serve(serving: PredictionServer, registry: Registry) -> None:
     publish(registry, "kept aside", promote=False)
     assert serving.predict(UID, tasks("a"), CONFIG) == [[]]

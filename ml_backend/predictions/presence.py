@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import orjson
 
-from ml_backend.registry.aliases import answering
+from ml_backend.redis_errors import answering
 
 if TYPE_CHECKING:
     import redis

@@ -84,6 +84,7 @@ class PredictionServer:
         self._revision: int | None = None
         self._moves = 0
         self._unsaid = False
+        self._wanted: set[str] = set()
 
     # Life
 
@@ -101,10 +102,11 @@ class PredictionServer:
 
     def close(self) -> None:
         """Stop following, and say that this process serves nothing any more."""
+        if self._thread is None:
+            return
         self._closing.set()
-        if self._thread is not None:
-            self._thread.join(timeout=10)
-            self._thread = None
+        self._thread.join(timeout=10)
+        self._thread = None
         with self._lock:
             uids = [*self._loaded, *(uid for uid in self._stopped if uid not in self._loaded)]
             self._loaded.clear()
@@ -153,6 +155,7 @@ class PredictionServer:
             if standing.target is None and not standing.served:
                 alias = self._registry.alias(uid)
                 return alias.name if alias else None
+            self._prepare(uid)
             return standing.agreed()
         except RefitError as error:
             log.warning("project %s: what all web processes serve is not known: %s", uid, error)
@@ -169,6 +172,12 @@ class PredictionServer:
         return self._presence.errors(uid)
 
     # Loading
+
+    def _prepare(self, uid: str) -> None:
+        """Have the background thread load a project that is about to be asked for, while nothing must go for it."""
+        with self._lock:
+            if uid not in self._loaded and len(self._loaded) < self._models:
+                self._wanted.add(uid)
 
     def _of(self, uid: str) -> _Loaded | None:
         with self._lock:
@@ -316,6 +325,11 @@ class PredictionServer:
                 return
             self._follow_one(uid)
         self._revision = revision
+        with self._lock:
+            wanted, self._wanted = self._wanted, set()
+        for uid in wanted:
+            if not closing.is_set() and self._of(uid) is None:
+                self._load_now(uid, time.monotonic() + self._retry_s)
 
     def _follow_one(self, uid: str) -> None:
         alias = self._registry.alias(uid)

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-import redis
-
-from ml_backend.errors import Unavailable
+from ml_backend.redis_errors import answering
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    import redis
 
 # KEYS 1 P:number   ARGV 1 the highest number that the store holds   -> a number that nobody had
 _NUMBER = """
@@ -115,15 +112,6 @@ class Aliases:
                 return "fenced"
             case _:
                 return "moved"
-
-
-@contextlib.contextmanager
-def answering() -> Iterator[None]:
-    """Turn Redis' own errors into `Unavailable`."""
-    try:
-        yield
-    except (redis.RedisError, OSError) as error:
-        raise Unavailable(f"Redis does not answer: {error}") from error
 
 
 def _text(value: bytes | str) -> str:
