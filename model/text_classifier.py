@@ -1,0 +1,252 @@
+"""TextClassifier: any number of ``Choices`` over ``Text``, ``HyperText`` or ``Paragraphs``, with calibrated confidence.
+
+N-grams (`model.text_ngrams`) and linear support vector machines (`model.calibrated`): useful from a handful of examples
+on, 10,000 train in about two seconds, and a version is a file of names and one of arrays that load in milliseconds.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from ml_backend import Control, Example, NotTrainable, TrainingBackend
+from model.task_text import TaskText
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from scipy.sparse import csr_array
+
+    from ml_backend import TrainingRun, TrainingSet
+    from model.calibrated import Answers, Calibrated
+    from model.text_ngrams import NGrams
+
+Json = dict[str, Any]
+
+_NAMES, _ARRAYS, _FORMAT = "text_classifier.json", "text_classifier.npz", 1
+_MODES = frozenset({"single", "single-radio", "multiple"})
+
+
+@dataclass(slots=True)
+class _Head:
+    """One trained control: its place among the vocabularies, and its classifier."""
+
+    ngrams: int
+    classifier: Calibrated
+
+
+@dataclass(slots=True)
+class _Gathered:
+    """The examples of one control: rows of its source's texts and what people answered there."""
+
+    control: Control
+    source: TaskText
+    rows: list[int] = field(default_factory=list)
+    given: list[tuple[str, ...]] = field(default_factory=list)
+
+    @property
+    def multiple(self) -> bool:
+        return self.control.attributes.get("choice") == "multiple"
+
+    def add(self, row: int, example: Example) -> None:
+        labels = tuple(_current(self.control, example.majority(self.control.name)))
+        # Nothing chosen is an answer where any number may be chosen, and none where one has to be.
+        if labels or (self.multiple and example.annotations):
+            self.rows.append(row)
+            self.given.append(labels)
+
+    def answers(self) -> Answers:
+        from model.calibrated import Answers  # noqa: PLC0415 - late, with numpy
+
+        if self.multiple:
+            return Answers.several([frozenset(labels) for labels in self.given])
+        return Answers.one([labels[0] for labels in self.given], self.control.labels)
+
+
+class TextClassifier(TrainingBackend):
+    """Predicts every `Choices` control, single or multiple, over a text in the task; leaves other controls alone."""
+
+    _vocabularies: Sequence[NGrams] = ()
+    _heads: Mapping[str, _Head] = {}
+
+    def check(self, label_config: str) -> str | None:
+        """Why nothing in this config can be predicted: one reason for each control tag."""
+        controls = type(self)(label_config=label_config).controls
+        reasons = [_why_not(control) for control in controls]
+        if None in reasons:
+            return None
+        named = (f"{control.name!r} {why}" for control, why in zip(controls, reasons, strict=True))
+        return "; ".join(named) or "there is no control tag such as Choices"
+
+    def train(self, data: TrainingSet, run: TrainingRun) -> dict[str, float]:
+        """Train every supported control that has examples of two kinds; returns cross-validated scores.
+
+        Raises `NotTrainable` when there is no such control.
+        """
+        # Late here and in load: the web process imports this module and may never serve a version.
+        from model.calibrated import fit  # noqa: PLC0415
+        from model.text_ngrams import NGrams  # noqa: PLC0415
+
+        gathered, texts = _gather(data, run)
+        vocabularies: list[NGrams] = []
+        heads: dict[str, _Head] = {}
+        metrics: dict[str, float] = {}
+        reasons: list[str] = []
+        done = 0
+        for source, lines in texts.items():
+            run.progress(0.1 + 0.85 * done / len(gathered), f"words of {len(lines)} texts")
+            ngrams = NGrams()
+            counts = ngrams.fit(lines)
+            for one in (one for one in gathered if one.source == source):
+                name, answers = one.control.name, one.answers()
+                begin, share = 0.1 + 0.85 * done / len(gathered), 0.85 / len(gathered)
+                done += 1
+                if (why := answers.why_not()) is not None:
+                    reasons.append(f"{name!r}: {why}")
+                    continue
+
+                def progress(fraction: float, begin: float = begin, share: float = share, name: str = name) -> None:
+                    run.progress(begin + share * fraction, f"labels of {name!r}")
+
+                classifier, quality = fit(ngrams, counts[one.rows], answers, run.seed, progress)
+                heads[name] = _Head(len(vocabularies), classifier)
+                metrics |= {f"{name}.{key}" if len(gathered) > 1 else key: value for key, value in quality.items()}
+            vocabularies.append(ngrams)
+        if not heads:
+            raise NotTrainable("; ".join(reasons) or self.check(data.label_config) or "no example has a text")
+        _write(run.directory, vocabularies, heads)
+        run.progress(1.0, "written")
+        return metrics
+
+    def load(self, directory: Path) -> None:
+        """Read a version. Raises `ValueError` or `OSError` when its files are not such a version's."""
+        self._vocabularies, self._heads = _read(directory)
+
+    def predict(self, tasks: list[Json], context: Json | None = None, **kwargs: Any) -> list[Any]:  # noqa: ARG002
+        """``{"result", "score"}`` for each task, ``[]`` for one without a text.
+
+        ``score`` is the margin by which the label was chosen, the smallest one of several controls: 0 (ask a person)
+        to 1. A region's own ``score`` is the probability that it is right.
+        """
+        answers: list[Any] = [[] for _ in tasks]
+        examples = [Example(task, ()) for task in tasks]
+        read: dict[tuple[TaskText, int], tuple[list[int], Any]] = {}
+        for control in self.controls:
+            head, source = self._heads.get(control.name), TaskText.of(control)
+            if head is None or source is None or _why_not(control) is not None:
+                continue
+            if (source, head.ngrams) not in read:
+                texts = [source.read(example) for example in examples]
+                places = [place for place, text in enumerate(texts) if text and not text.isspace()]
+                rows = self._vocabularies[head.ngrams].transform([texts[place] for place in places]) if places else None
+                read[source, head.ngrams] = places, rows
+            places, rows = read[source, head.ngrams]
+            if places:
+                _answer(answers, places, control, source, head.classifier, rows)
+        return answers
+
+
+def _why_not(control: Control) -> str | None:
+    if control.type != "Choices":
+        return f"is {control.type}, not Choices"
+    if control.attributes.get("choice", "single") not in _MODES:
+        return f"has choice={control.attributes['choice']!r}; single, single-radio and multiple are supported"
+    if "true" in (control.attributes.get("perRegion"), control.attributes.get("perItem")):
+        return "is asked for each region or item, not once for each task"
+    if not control.labels:
+        return "has no Choice of its own: its choices come with the tasks"
+    if TaskText.of(control) is None:
+        return "annotates no Text, HyperText or Paragraphs whose value stands in the task data"
+    return None
+
+
+def _gather(data: TrainingSet, run: TrainingRun) -> tuple[list[_Gathered], dict[TaskText, list[str]]]:
+    """Stream the examples once: the answers of each supported control, and the texts they are about."""
+    gathered = [
+        _Gathered(control, source)
+        for control in data.controls
+        if _why_not(control) is None and (source := TaskText.of(control)) is not None
+    ]
+    texts: dict[TaskText, list[str]] = {one.source: [] for one in gathered}
+    for number, example in enumerate(data):
+        if number % 500 == 0:
+            run.progress(0.1 * number / max(len(data), 1), "reading examples")
+        for source, lines in texts.items():
+            text = source.read(example)
+            if not text or text.isspace():
+                continue
+            for one in gathered:
+                if one.source == source:
+                    one.add(len(lines), example)
+            lines.append(text)
+    return gathered, texts
+
+
+def _current(control: Control, labels: Sequence[str]) -> list[str]:
+    """The labels of an answer that the config still has, other names of them put right."""
+    known = frozenset(control.labels)
+    named = (label if label in known else control.label_map.get(label) for label in labels)
+    return [label for label in named if label in known]
+
+
+def _answer(
+    answers: list[Any], places: list[int], control: Control, source: TaskText, classifier: Calibrated, rows: csr_array
+) -> None:
+    """Add one control's regions to the answers in ``places``, and let the least sure control give the score."""
+    kept = [at for at, label in enumerate(classifier.labels) if label in control.labels]
+    if not kept or (classifier.multiple and control.attributes.get("choice") != "multiple"):
+        return
+    chosen, sure, margins = classifier.choose(rows, kept)
+    region = {"from_name": control.name, "to_name": source.name, "type": "choices"}
+    for place, labels, score, margin in zip(places, chosen, sure, margins, strict=True):
+        answer = answers[place] or {"result": [], "score": 1.0}
+        if labels:
+            answer["result"].append({**region, "value": {"choices": labels}, "score": score})
+        answer["score"] = min(answer["score"], margin)
+        answers[place] = answer
+
+
+def _write(directory: Path, vocabularies: Sequence[NGrams], heads: Mapping[str, _Head]) -> None:
+    """Names as JSON, numbers as plain arrays: nothing that could run code when it is read."""
+    import numpy as np  # noqa: PLC0415 - late, see train
+
+    names: Json = {"format": _FORMAT, "vocabularies": [], "heads": []}
+    arrays: dict[str, Any] = {}
+    for at, ngrams in enumerate(vocabularies):
+        names["vocabularies"].append({"words": list(ngrams.words), "runs": list(ngrams.runs)})
+        arrays |= {f"pairs.{at}": ngrams.pairs, f"idf.{at}": ngrams.idf}
+    for at, (control, head) in enumerate(heads.items()):
+        fields = {one.name: getattr(head.classifier, one.name) for one in dataclasses.fields(head.classifier)}
+        arrays |= {f"{name}.{at}": fields.pop(name) for name in ("weights", "bias")}
+        names["heads"].append({"control": control, "ngrams": head.ngrams, **fields})
+    (directory / _NAMES).write_text(json.dumps(names), encoding="ascii")
+    np.savez(directory / _ARRAYS, **arrays)
+
+
+def _read(directory: Path) -> tuple[list[NGrams], dict[str, _Head]]:
+    import numpy as np  # noqa: PLC0415 - late, see train
+
+    from model.calibrated import Calibrated  # noqa: PLC0415
+    from model.text_ngrams import NGrams  # noqa: PLC0415
+
+    names = json.loads((directory / _NAMES).read_text(encoding="ascii"))
+    if names["format"] != _FORMAT:
+        raise ValueError(f"{_NAMES} has format {names['format']}; this program reads {_FORMAT}: train again")
+    with np.load(directory / _ARRAYS, allow_pickle=False) as arrays:
+        vocabularies = [
+            NGrams(_numbered(one["words"]), arrays[f"pairs.{at}"], _numbered(one["runs"]), arrays[f"idf.{at}"])
+            for at, one in enumerate(names["vocabularies"])
+        ]
+        heads = {}
+        for at, one in enumerate(names["heads"]):
+            control, ngrams, labels = one.pop("control"), one.pop("ngrams"), tuple(one.pop("labels"))
+            weights, bias = arrays[f"weights.{at}"], arrays[f"bias.{at}"]
+            heads[control] = _Head(ngrams, Calibrated(labels=labels, weights=weights, bias=bias, **one))
+    return vocabularies, heads
+
+
+def _numbered(names: list[str]) -> dict[str, int]:
+    return {name: number for number, name in enumerate(names)}
