@@ -5,11 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-import os
 import re
-import signal
-import threading
-import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -17,9 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ml_backend.web import create_app
-from tests.calls import SENTIMENT, WebProcess, environment, event, everything, predict_body, services_on, setup_body
-from tests.parrot import UID, publish, tasks, word_of
-from tests.running import wait_until
+from tests.calls import SENTIMENT, event, everything, predict_body, services_on, setup_body
+from tests.parrot import UID
 from tests.valkey import connect, running_valkey
 
 if TYPE_CHECKING:
@@ -355,109 +350,3 @@ def test_any_object_is_answered_or_refused_but_never_an_error_of_ours(
 def test_any_bytes_are_refused(any_web: FlaskClient, path: str, body: bytes) -> None:
     answer = any_web.post(path, data=body, content_type=JSON)
     assert answer.status_code in {200, 201, 400, 404, 410}, answer.text
-
-
-# --- a real server, and a Redis that stands still ---------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def stalling() -> Iterator[tuple[Path, int]]:
-    """A Valkey of its own that tests may stop: (socket, pid)."""
-    with running_valkey() as socket, connect(socket) as client:
-        yield socket, int(client.info("server")["process_id"])
-
-
-@pytest.fixture
-def process(stalling: tuple[Path, int], tmp_path: Path) -> Iterator[WebProcess]:
-    socket, pid = stalling
-    with connect(socket) as client:
-        client.flushall()
-    with WebProcess(environment(socket, tmp_path, ML_BACKEND_MAX_BODY="100000")) as process:
-        yield process
-        os.kill(pid, signal.SIGCONT)
-
-
-def test_the_reason_reaches_the_status_line_of_the_real_server(process: WebProcess) -> None:
-    answer = process.ask("POST", "/setup", setup_body(extra_params={"refit": {"quick": True}}))
-    assert (answer.status, answer.reason) == (400, "extra_params.refit.quick: no such setting")
-    assert answer.json == {"error": {"field": "extra_params.refit.quick", "reason": "no such setting"}}
-
-
-def test_a_body_in_chunks_is_read_up_to_the_limit(process: WebProcess) -> None:
-    whole = json.dumps({"config": SENTIMENT}).encode()
-    assert process.ask("POST", "/validate", iter([whole[:20], whole[20:]])).status == 200
-    answer = process.ask("POST", "/validate", iter([b"x" * 60_000, b"x" * 60_000]))
-    assert (answer.status, answer.json["error"]["field"]) == (413, "body")
-
-
-def test_a_body_over_the_limit_is_refused_by_the_real_server(process: WebProcess) -> None:
-    answer = process.ask("POST", "/webhook", b"x" * 100_001)
-    assert (answer.status, answer.reason) == (413, "body: is larger than 100000 bytes")
-
-
-def test_a_redis_that_stands_still_costs_half_a_second_and_predictions_go_on(
-    process: WebProcess, stalling: tuple[Path, int], tmp_path: Path
-) -> None:
-    socket, pid = stalling
-    assert process.ask("POST", "/setup", setup_body()).status == 200
-    with services_on(socket, tmp_path) as services:
-        publish(services.registry, "yes")
-    wait_until(lambda: said(process), 10, "the version serves")
-    os.kill(pid, signal.SIGSTOP)
-    try:
-        for _ in range(3):
-            began = time.monotonic()
-            answer = process.ask("POST", "/webhook", event("ANNOTATION_CREATED"))
-            took = time.monotonic() - began
-            assert (answer.status, answer.reason) == (503, "Redis does not answer, try again")
-            assert took < 0.5
-            assert str(socket) not in answer.body.decode()
-        for path, body in (
-            ("/setup", setup_body()),
-            ("/job_status", {"job": "5-1795333883-1"}),
-            ("/train", setup_body()),
-        ):
-            began = time.monotonic()
-            assert process.ask("POST", path, body).status == 503
-            assert time.monotonic() - began < 0.5
-        began = time.monotonic()
-        assert said(process) == "yes"
-        assert process.ask("GET", "/health").status == 200
-        assert time.monotonic() - began < 0.5
-    finally:
-        os.kill(pid, signal.SIGCONT)
-    wait_until(lambda: process.ask("POST", "/webhook", event("ANNOTATION_CREATED")).status == 200, 5, "it recovers")
-
-
-def test_a_crowd_of_webhooks_on_a_redis_that_stands_still_does_not_hold_predictions_up(
-    process: WebProcess, stalling: tuple[Path, int], tmp_path: Path
-) -> None:
-    socket, pid = stalling
-    with services_on(socket, tmp_path) as services:
-        publish(services.registry, "yes")
-    wait_until(lambda: said(process), 10, "the version serves")
-    os.kill(pid, signal.SIGSTOP)
-    answers: list[tuple[int, float]] = []
-
-    def call() -> None:
-        began = time.monotonic()
-        status = process.ask("POST", "/webhook", event("ANNOTATION_CREATED")).status
-        answers.append((status, time.monotonic() - began))
-
-    crowd = [threading.Thread(target=call) for _ in range(6)]
-    try:
-        for one in crowd:
-            one.start()
-        assert said(process) == "yes"
-        for one in crowd:
-            one.join()
-    finally:
-        os.kill(pid, signal.SIGCONT)
-    assert {status for status, _ in answers} == {503}
-    assert max(took for _, took in answers) < 0.5
-
-
-def said(process: WebProcess) -> str | None:
-    """What the served version says of a task; None before there is one."""
-    results = process.ask("POST", "/predict", predict_body(tasks("one"))).json["results"]
-    return word_of(results[0]) if results[0] else None

@@ -20,6 +20,7 @@ def create_app(services: Services) -> Flask:
     app = Flask("ml_backend.web", static_folder=None)
     answers.install(app)
     settings = services.settings
+    app.config["MAX_CONTENT_LENGTH"] = settings.max_body
     gate = Gate(settings.user, settings.passwords) if settings.passwords else None
     if gate is not None:
         guard = gate

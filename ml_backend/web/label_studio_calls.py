@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -19,11 +20,14 @@ from ml_backend.runs import label_studio_status
 from ml_backend.settings import read_extra_params
 from ml_backend.state.store import require_uid
 from ml_backend.web import metrics
-from ml_backend.web.answers import JSON, answer
+from ml_backend.web.answers import answer
 from ml_backend.web.bodies import read_object, too_deep
 from ml_backend.web.configs import LabelConfigs
+from ml_backend.web.outage import Outage
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from _typeshed.wsgi import WSGIEnvironment
     from flask import Flask
 
@@ -41,47 +45,55 @@ class LabelStudioCalls:
     def __init__(self, services: Services) -> None:
         self._services = services
         self._limit = services.settings.max_body
+        self._outage = Outage()
         self._configs = LabelConfigs(services.backend.check)
         self._up = {"status": "UP", "model_class": services.model_class.__name__, "version": __version__}
 
     def install(self, app: Flask) -> None:
         """Add every call to the application."""
-        for path, methods, view in (
-            ("/health", ["GET"], self.health),
-            ("/", ["GET"], self.index),
-            ("/setup", ["POST"], self.setup),
-            ("/predict", ["POST"], self.predict),
-            ("/webhook", ["POST"], self.webhook),
-            ("/train", ["POST"], self.train),
-            ("/versions", ["GET", "POST"], self.versions),
-            ("/job_status", ["POST"], self.job_status),
-            ("/delete", ["POST"], self.delete),
-            ("/duplicate_model", ["POST"], self.duplicate_model),
-            ("/validate", ["POST"], self.validate),
-            ("/metrics", ["GET"], self.metrics),
+        get, post = ["GET"], ["POST"]
+        for path, methods, call, needs_redis in (
+            ("/health", get, self.health, False),
+            ("/", get, self.index, False),
+            ("/setup", post, self.setup, True),
+            ("/predict", post, self.predict, False),
+            ("/webhook", post, self.webhook, True),
+            ("/train", post, self.train, True),
+            ("/versions", get + post, self.versions, True),
+            ("/job_status", post, self.job_status, True),
+            ("/delete", post, self.delete, True),
+            ("/duplicate_model", post, self.duplicate_model, False),
+            ("/validate", post, self.validate, False),
+            ("/metrics", get, self.metrics, True),
         ):
-            app.add_url_rule(path, view.__name__, view, methods=methods, provide_automatic_options=False)
+            view = partial(self._view, call, needs_redis=needs_redis)
+            app.add_url_rule(path, call.__name__, view, methods=methods, provide_automatic_options=False)
 
-    def health(self) -> Response:
+    def _view(self, call: Callable[[dict[str, Any]], Response], *, needs_redis: bool) -> Response:
+        # The body is read first: a slow client must not be the one that finds out whether Redis is back.
+        body = read_object(request.environ, self._limit) if request.method == "POST" else {}
+        return self._outage.attempt(lambda: call(body)) if needs_redis else call(body)
+
+    def health(self, _body: dict[str, Any]) -> Response:
         """Alive, whatever Redis does: Label Studio takes anything else for "disconnected"."""
         return answer(self._up)
 
-    def index(self) -> Response:
+    def index(self, _body: dict[str, Any]) -> Response:
         """The same at the root, where older releases look."""
         return answer(self._up)
 
     def event(self, environ: WSGIEnvironment) -> bytes:
         """One event: from the WSGI request to the answer's JSON. Label Studio waits inside a Submit (fact 1)."""
         data = read_object(environ, self._limit)
-        return orjson.dumps(self._fit(action_of(data), data))
+        action = action_of(data)
+        return orjson.dumps(self._outage.attempt(lambda: self._fit(action, data)))
 
-    def webhook(self) -> Response:
+    def webhook(self, body: dict[str, Any]) -> Response:
         """The same for what did not take the short way."""
-        return Response(self.event(request.environ), content_type=JSON)
+        return answer(self._fit(action_of(body), body))
 
-    def train(self) -> Response:
+    def train(self, body: dict[str, Any]) -> Response:
         """The call of older releases in place of `START_TRAINING`: a click, whose answer's ``job`` is followed."""
-        body = self._body()
         uid = self._project(body.get("project"))
         label_config = read_text(body.get("label_config"), "label_config")
         if label_config:
@@ -89,9 +101,8 @@ class LabelStudioCalls:
             self._services.state.setup(uid, label_config, None, time.time())
         return answer(self._fit(CLICK, {"action": CLICK, "project": uid}), 201)
 
-    def setup(self) -> Response:
+    def setup(self, body: dict[str, Any]) -> Response:
         """A project's label config and extra params; the answer names the version that serves it (fact 17)."""
-        body = self._body()
         uid = require_uid(body.get("project"))
         schema = body.get("schema")
         label_config = read_text(body.get("label_config") if schema is None else schema, "label_config")
@@ -113,9 +124,8 @@ class LabelStudioCalls:
             said["unsupported"] = unsupported
         return answer(said)
 
-    def predict(self) -> Response:
+    def predict(self, body: dict[str, Any]) -> Response:
         """Predictions, as many lists as tasks; a task that cannot be read has an empty one in its place (fact 26)."""
-        body = self._body()
         tasks = body.get("tasks")
         if not isinstance(tasks, list):
             raise BadInput("tasks", "is missing" if tasks is None else "must be a list")
@@ -139,9 +149,8 @@ class LabelStudioCalls:
                 results[index] = predictions
         return answer({"results": results})
 
-    def versions(self) -> Response:
+    def versions(self, body: dict[str, Any]) -> Response:
         """Names of versions, newest first: of one project, or, as Label Studio names none, of all."""
-        body = self._body() if request.method == "POST" else {}
         project = body.get("project")
         uids = self._services.state.uids() if project is None else [self._project(project)]
         deadline = time.monotonic() + _VERSIONS_DEADLINE_S
@@ -158,9 +167,9 @@ class LabelStudioCalls:
                 log.warning("the versions of project %s are left out: %s", uid, error)
         return answer({"versions": [name for _, name in sorted(found, reverse=True)]})
 
-    def job_status(self) -> Response:
+    def job_status(self, body: dict[str, Any]) -> Response:
         """How a run stands; Label Studio asks on while it reads ``queued`` or ``started``, and forgets at a 410."""
-        job = read_text(self._body().get("job"), "job")
+        job = read_text(body.get("job"), "job")
         if job is None:
             raise BadInput("job", "is missing")
         run = self._services.runs.get(job)
@@ -184,24 +193,23 @@ class LabelStudioCalls:
             }
         )
 
-    def delete(self) -> Response:
+    def delete(self, body: dict[str, Any]) -> Response:
         """The connection was removed: nothing of the project waits or trains any more. Its data and versions stay."""
-        uid = self._project(self._body().get("project"))
+        uid = self._project(body.get("project"))
         if self._services.state.load(uid) is None:
             raise ProjectUnknown("project", "is not known here")
         forget(self._services.state, self._services.runs, uid, time.time())
         return answer({"status": "deleted", "reason": "its runs are cancelled; its data and versions are kept"})
 
-    def duplicate_model(self) -> Response:
+    def duplicate_model(self, body: dict[str, Any]) -> Response:
         """A project was copied; the copy starts without a model."""
-        body = self._body()
         require_uid(body.get("project_src"), "project_src")
         require_uid(body.get("project_dst"), "project_dst")
         return answer({"status": "ignored", "reason": "a copied project trains its own model from its own annotations"})
 
-    def validate(self) -> Response:
+    def validate(self, body: dict[str, Any]) -> Response:
         """Whether the model supports a label config."""
-        config = read_text(self._body().get("config"), "config")
+        config = read_text(body.get("config"), "config")
         if config is None:
             raise BadInput("config", "is missing")
         reason = self._configs.check(config, field="config")
@@ -209,15 +217,12 @@ class LabelStudioCalls:
             {"status": "unsupported" if reason else "ok", "reason": reason or "this label config is supported"}
         )
 
-    def metrics(self) -> Response:
+    def metrics(self, _body: dict[str, Any]) -> Response:
         """Prometheus text on demand, else the empty object that Label Studio's own servers answer."""
         if not metrics.wants_prometheus(request.accept_mimetypes, request.args.get("format")):
             return answer({})
         text, content_type = metrics.render(self._services)
         return Response(text, content_type=content_type)
-
-    def _body(self) -> dict[str, Any]:
-        return read_object(request.environ, self._limit)
 
     def _fit(self, action: str, data: dict[str, Any]) -> dict[str, Any]:
         try:

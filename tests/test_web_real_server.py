@@ -1,0 +1,126 @@
+"""The web under its real server: status lines, bodies in chunks, and a Redis that stands still."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.calls import SENTIMENT, WebProcess, environment, event, predict_body, services_on, setup_body
+from tests.parrot import publish, tasks, word_of
+from tests.running import wait_until
+from tests.valkey import connect, running_valkey
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+@pytest.fixture(scope="module")
+def stalling() -> Iterator[tuple[Path, int]]:
+    """A Valkey of its own that tests may stop: (socket, pid)."""
+    with running_valkey() as socket, connect(socket) as client:
+        yield socket, int(client.info("server")["process_id"])
+
+
+@pytest.fixture
+def process(stalling: tuple[Path, int], tmp_path: Path) -> Iterator[WebProcess]:
+    socket, pid = stalling
+    with connect(socket) as client:
+        client.flushall()
+    with WebProcess(environment(socket, tmp_path, ML_BACKEND_MAX_BODY="100000")) as process:
+        yield process
+        os.kill(pid, signal.SIGCONT)
+
+
+def test_the_reason_reaches_the_status_line_of_the_real_server(process: WebProcess) -> None:
+    answer = process.ask("POST", "/setup", setup_body(extra_params={"refit": {"quick": True}}))
+    assert (answer.status, answer.reason) == (400, "extra_params.refit.quick: no such setting")
+    assert answer.json == {"error": {"field": "extra_params.refit.quick", "reason": "no such setting"}}
+
+
+def test_a_body_in_chunks_is_read_up_to_the_limit(process: WebProcess) -> None:
+    whole = json.dumps({"config": SENTIMENT}).encode()
+    assert process.ask("POST", "/validate", iter([whole[:20], whole[20:]])).status == 200
+    answer = process.ask("POST", "/validate", iter([b"x" * 60_000, b"x" * 60_000]))
+    assert (answer.status, answer.json["error"]["field"]) == (413, "body")
+
+
+def test_a_body_over_the_limit_is_refused_by_the_real_server(process: WebProcess) -> None:
+    answer = process.ask("POST", "/webhook", b"x" * 100_001)
+    assert (answer.status, answer.reason) == (413, "body: is larger than 100000 bytes")
+
+
+def test_a_redis_that_stands_still_costs_half_a_second_and_predictions_go_on(
+    process: WebProcess, stalling: tuple[Path, int], tmp_path: Path
+) -> None:
+    socket, pid = stalling
+    assert process.ask("POST", "/setup", setup_body()).status == 200
+    with services_on(socket, tmp_path) as services:
+        publish(services.registry, "yes")
+    wait_until(lambda: said(process), 10, "the version serves")
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        for _ in range(3):
+            began = time.monotonic()
+            answer = process.ask("POST", "/webhook", event("ANNOTATION_CREATED"))
+            took = time.monotonic() - began
+            assert (answer.status, answer.reason) == (503, "Redis does not answer, try again")
+            assert took < 0.5
+            assert str(socket) not in answer.body.decode()
+        for path, body in (
+            ("/setup", setup_body()),
+            ("/job_status", {"job": "5-1795333883-1"}),
+            ("/train", setup_body()),
+        ):
+            began = time.monotonic()
+            assert process.ask("POST", path, body).status == 503
+            assert time.monotonic() - began < 0.5
+        began = time.monotonic()
+        assert said(process) == "yes"
+        assert process.ask("GET", "/health").status == 200
+        assert time.monotonic() - began < 0.5
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    wait_until(lambda: process.ask("POST", "/webhook", event("ANNOTATION_CREATED")).status == 200, 5, "it recovers")
+
+
+def test_a_crowd_of_events_on_a_redis_that_stands_still_holds_up_neither_each_other_nor_predictions(
+    process: WebProcess, stalling: tuple[Path, int], tmp_path: Path
+) -> None:
+    socket, pid = stalling
+    with services_on(socket, tmp_path) as services:
+        publish(services.registry, "yes")
+    wait_until(lambda: said(process), 10, "the version serves")
+
+    def send() -> tuple[int, float]:
+        began = time.monotonic()
+        status = process.ask("POST", "/webhook", event("ANNOTATION_CREATED")).status
+        return status, time.monotonic() - began
+
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        stopped = time.monotonic()
+        wait_until(lambda: send()[0] == 503 and time.monotonic() - stopped > 1.5, 5, "the outage is known")
+        with ThreadPoolExecutor(max_workers=32) as crowd:
+            answers = [crowd.submit(send) for _ in range(64)]
+            began = time.monotonic()
+            assert said(process) == "yes"
+            predicted_after = time.monotonic() - began
+        assert {answer.result()[0] for answer in answers} == {503}
+        assert max(answer.result()[1] for answer in answers) < 0.5
+        assert predicted_after < 0.5
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    wait_until(lambda: send()[0] == 200, 5, "it recovers")
+
+
+def said(process: WebProcess) -> str | None:
+    """What the served version says of a task; None before there is one."""
+    results = process.ask("POST", "/predict", predict_body(tasks("one"))).json["results"]
+    return word_of(results[0]) if results[0] else None
