@@ -63,7 +63,7 @@ class Example:
         return value_of(self.task, key)
 
     def path(self, key: str) -> Path:
-        """The local file behind the media URL under ``key``, fetched if needed. Raises `LookupError` where it cannot."""
+        """The local file behind the media URL under ``key``, fetched if needed; `LookupError` where it cannot."""
         if self.fetch is None:
             raise LookupError("this training set cannot fetch media")
         return self.fetch(self.task, str(self.value(key)))

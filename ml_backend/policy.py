@@ -78,7 +78,7 @@ def first_threshold(state: TrainingState, settings: RetrainSettings) -> int:
 
 
 def next_threshold(state: TrainingState, settings: RetrainSettings) -> int:
-    """Changed annotations that the next training needs. Growing with the set, it keeps the total work proportional to it."""
+    """Changed annotations that the next training needs: growing with the set, so that all work stays proportional."""
     if not state.trained:
         return first_threshold(state, settings)
     every = settings.every if settings.every is not None else first_threshold(state, settings)
@@ -112,8 +112,8 @@ def decide(state: TrainingState, settings: RetrainSettings, now: float) -> Decis
 def is_click(counters: Counters | None, min_annotations: int | None) -> bool:
     """Whether a `START_TRAINING` can only be a click.
 
-    False when Label Studio's own counter may have sent it: it does so whenever all annotations, skipped ones included, are
-    a multiple of the project's threshold (fact 12).
+    False when Label Studio's own counter may have sent it: it does so whenever all annotations, skipped ones included,
+    are a multiple of the project's threshold (fact 12).
     """
     if not min_annotations or counters is None:
         return True

@@ -210,7 +210,7 @@ class Settings(BaseSettings):
         return (init_settings,)
 
     @classmethod
-    def from_environment(cls, environment: Mapping[str, str], **overrides: Any) -> Settings:  # noqa: ANN401 - one per field
+    def from_environment(cls, environment: Mapping[str, str], **overrides: Any) -> Settings:
         """Read the settings from a mapping such as ``os.environ``; ``overrides`` (by field name) win.
 
         Raises `SettingsError` naming the variable.

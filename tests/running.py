@@ -13,11 +13,11 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from pathlib import Path
 
 T = TypeVar("T")
 
@@ -44,7 +44,7 @@ def wait_until(look: Callable[[], T], deadline_s: float, what: str, *, every_s: 
 
 
 class RunningBackend:
-    """``ml-backend start`` on a free port with its own data folder. ``url`` is the one it prints, credentials included."""
+    """``ml-backend start`` on a free port, in its own data folder. ``url`` is the one it prints."""
 
     def __init__(
         self,
@@ -67,7 +67,8 @@ class RunningBackend:
 
     def start(self) -> Self:
         """Start it and wait until it has printed its URL."""
-        kept = {k: v for k, v in os.environ.items() if not k.startswith(("ML_BACKEND_", "LABEL_STUDIO_", "REDIS_", "BASIC_AUTH"))}
+        ours = ("ML_BACKEND_", "LABEL_STUDIO_", "REDIS_", "BASIC_AUTH")
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
         began = time.monotonic()
         with self.log_path.open("ab") as log:
             self._from = log.tell()

@@ -23,9 +23,8 @@ def test_it_names_the_two_commands_first() -> None:
 @pytest.mark.parametrize("command", [one for one in COMMANDS if "ml-backend" in one])
 def test_each_command_and_each_of_its_options_exists(command: str) -> None:
     _, _, _, subcommand, *options = command.split()
-    done = subprocess.run(
-        [sys.executable, "-P", "-m", "ml_backend.cli", subcommand, "--help"], capture_output=True, text=True, timeout=60
-    )
+    asked = [sys.executable, "-P", "-m", "ml_backend.cli", subcommand, "--help"]
+    done = subprocess.run(asked, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     assert all(option in done.stdout for option in options if option.startswith("--"))
 

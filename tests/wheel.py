@@ -1,4 +1,4 @@
-"""Prove an installed wheel: start it twice, train from webhooks alone, predict, stop. Run by the continuous integration.
+"""Prove an installed wheel: start it twice, train from webhooks alone, predict, stop.
 
 Usage: python tests/wheel.py <bin folder of the environment> <data folder>
 """
@@ -24,16 +24,16 @@ def annotated(number: int) -> dict[str, object]:
     """The webhook of one submitted annotation."""
     mood = "good" if number % 2 else "bad"
     when = f"2026-11-22T08:00:{number:02d}.000000Z"
+    dates = {"created_at": when, "updated_at": when}
     return {
         "action": "ANNOTATION_CREATED",
         "annotation": {
             "id": number,
             "task": number,
             "result": [{"from_name": "mood", "to_name": "text", "type": "choices", "value": {"choices": [mood]}}],
-            "created_at": when,
-            "updated_at": when,
+            **dates,
         },
-        "task": {"id": number, "data": {"text": f"a {mood} thing, number {number}"}, "created_at": when, "updated_at": when},
+        "task": {"id": number, "data": {"text": f"a {mood} thing, number {number}"}, **dates},
         "project": {"id": 7, "created_at": "2026-11-22T07:51:23.096964Z", "label_config": CONFIG, "title": "wheel"},
     }
 
@@ -50,9 +50,12 @@ def main(bin_folder: str, data: str) -> None:
             assert status in {200, 201}, answer
         setup = {"project": UID, "schema": CONFIG, "hostname": "", "access_token": "", "extra_params": None}
         began = time.monotonic()
-        version = wait_until(lambda: backend.post("/setup", setup)[1].get("model_version"), 60, "a version is named by /setup")
+        version = wait_until(
+            lambda: backend.post("/setup", setup)[1].get("model_version"), 60, "/setup names a version"
+        )
         print(f"{version} after {time.monotonic() - began:.1f} s")
-        body = {"tasks": [{"id": 99, "data": {"text": "a good thing"}}], "project": UID, "label_config": CONFIG, "params": {}}
+        tasks = [{"id": 99, "data": {"text": "a good thing"}}]
+        body = {"tasks": tasks, "project": UID, "label_config": CONFIG, "params": {}}
         status, answer = backend.post("/predict", body)
         first = answer["results"][0][0] if isinstance(answer["results"][0], list) else answer["results"][0]
         assert first["result"][0]["value"]["choices"] == ["good"], answer

@@ -171,7 +171,8 @@ def _kept_secret(path: Path) -> str:
 def _greet(settings: Settings, credentials: tuple[str, str] | None) -> None:
     login = f"{credentials[0]}:{credentials[1]}@" if credentials is not None else ""
     say = Console(soft_wrap=True, highlight=False).print
-    say("\n[bold green]ml-backend is ready.[/] Paste into Label Studio (Settings → Model → Connect Model) the URL that fits:\n")
+    say("\n[bold green]ml-backend is ready.[/] Paste the URL that fits into Label Studio")
+    say("(Settings → Model → Connect Model):\n")
     for where, host in (
         ("Label Studio on this machine", "localhost"),
         ("Label Studio in Docker, this on its host", "host.docker.internal"),

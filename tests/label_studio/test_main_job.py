@@ -9,16 +9,19 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from ml_backend.counters import Counters
 from tests.label_studio.driver import Driver, choices, choices_config
-from tests.label_studio.server import RealLabelStudio
 from tests.running import RunningBackend, wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from tests.label_studio.server import RealLabelStudio
 
 INTENTS = ("card_arrival", "exchange_rate", "pin_blocked", "top_up_failed")
 THRESHOLD = 12

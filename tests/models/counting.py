@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ml_backend import NotTrainable, TrainingBackend, TrainingRun, TrainingSet
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 class CountingModel(TrainingBackend):
@@ -36,6 +38,11 @@ class CountingModel(TrainingBackend):
             text = str(task["data"][key]).lower().split()
             scores = {label: 1 + sum(known.get(word, 0) for word in text) for label, known in self.words.items()}
             best = max(scores, key=lambda label: scores[label])
-            region = {"from_name": control.name, "to_name": control.to[0].name, "type": "choices", "value": {"choices": [best]}}
+            region = {
+                "from_name": control.name,
+                "to_name": control.to[0].name,
+                "type": "choices",
+                "value": {"choices": [best]},
+            }
             made.append({"result": [{**region, "score": scores[best] / sum(scores.values())}], "score": 0.5})
         return made
