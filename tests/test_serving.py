@@ -116,8 +116,7 @@ def test_one_bad_task_costs_only_its_own_prediction_and_one_line_of_log(
     answers = serving.predict(UID, many, CONFIG)
     assert [place for place, answer in enumerate(answers) if not answer] == [123, 400]
     assert [record.message for record in caplog.records if "could not be predicted" in record.message] == [
-        "v1-" + answers[0][0]["model_version"][3:] + ": 2 of 500 tasks could not be predicted; "
-        "first: task 124: KeyError: 'text'"
+        answers[0][0]["model_version"] + ": 2 of 500 tasks could not be predicted; first: task 124: KeyError: 'text'"
     ]
 
 
