@@ -1,0 +1,252 @@
+"""One training run, over real parts: what is published, what serves, and how a run that cannot succeed ends."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from ml_backend import NotTrainable
+from ml_backend.bootstrap import Services, make_services
+from ml_backend.events import Annotation, AnnotationsDeleted, AnnotationsWritten, Project, Task
+from ml_backend.settings import Settings
+from ml_backend.training.run import Trainer
+from tests.models.counting import CountingModel
+from tests.valkey import running_valkey
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
+
+    from ml_backend.runs import Lease
+
+CONFIG = (
+    '<View><Text name="text" value="$text"/><Choices name="mood" toName="text">'
+    '<Choice value="good"/><Choice value="bad"/></Choices></View>'
+)
+CREATED_US = 1_795_333_883_000_000
+PROJECT = Project(id=7, created_at_us=CREATED_US, label_config=CONFIG)
+UID = "7.1795333883"
+"""See PROJECT."""
+
+
+class Switchable(CountingModel):
+    """The counting model, with what a test wants to go wrong."""
+
+    during: Callable[[Any], None] | None = None
+    spoiled = False
+
+    def train(self, data: Any, run: Any) -> dict[str, float] | None:
+        if type(self).during is not None:
+            type(self).during(run)
+        made = super().train(data, run)
+        if type(self).spoiled:
+            (run.directory / "words.json").write_text('{"good": {"bad": 9}, "bad": {"good": 9}}')
+        return made
+
+
+@pytest.fixture(scope="module")
+def socket() -> Iterator[Path]:
+    with running_valkey() as path:
+        yield path
+
+
+@pytest.fixture
+def services(socket: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Services]:
+    environment = {"REDIS_URL": f"unix://{socket}", "ML_BACKEND_DATA_DIR": str(tmp_path), "ML_BACKEND_LEASE": "3"}
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    made = make_services(Settings.from_environment(environment), timeout_s=5)
+    Switchable.during = None
+    Switchable.spoiled = False
+    made.redis.flushall()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def trainer(services: Services) -> Trainer:
+    made = services.trainer()
+    made._make_model = lambda uid, config, params: Switchable(uid, config, extra_params=params)
+    return made
+
+
+def annotate(services: Services, *numbers: int, mood: str | None = None) -> None:
+    """Odd tasks are good, even ones bad; their texts say so."""
+    for number in numbers:
+        said = "good" if number % 2 else "bad"
+        label = mood or said
+        region = {"from_name": "mood", "to_name": "text", "type": "choices", "value": {"choices": [label]}}
+        when = CREATED_US + number * 1_000_000
+        services.state.record(
+            AnnotationsWritten(
+                "ANNOTATION_CREATED",
+                PROJECT,
+                (Annotation(number, number, [region], created_at_us=when, updated_at_us=when),),
+                (Task(number, {"text": f"a {said} thing number {number}"}, when, when),),
+            ),
+            time.time(),
+        )
+
+
+def run(services: Services, trainer: Trainer) -> Any:
+    """Ask for a run, carry it out, and return its record."""
+    now = time.time()
+    asked = services.runs.request(UID, trigger="test", reason="a test", due=now, click=True, now=now)
+    assert services.runs.dispatch(UID, time.time(), lambda *_: True) is not None
+    trainer.run(UID, asked.id, "worker-1")
+    return services.runs.get(asked.id)
+
+
+def test_a_first_version_is_published_and_serves(services: Services, trainer: Trainer) -> None:
+    annotate(services, *range(1, 13))
+    done = run(services, trainer)
+    version = services.registry.serving(UID)
+    assert version is not None
+    assert (done.status, version.number) == ("succeeded", 1)
+    assert done.ending == f"{version.name} promoted: the first version"
+
+
+def test_its_manifest_says_what_it_was_made_of(services: Services, trainer: Trainer) -> None:
+    annotate(services, *range(1, 13))
+    done = run(services, trainer)
+    manifest = services.registry.serving(UID).manifest
+    assert manifest.trained_on_ids == frozenset(range(1, 13))
+    assert manifest.counters["useful_annotation_number"] == 12
+    assert (manifest.run, manifest.trigger, manifest.reason) == (done.id, "test", "a test")
+    assert {"snapshot", "train", "compare"} <= manifest.durations.keys()
+    assert "scikit-learn" in manifest.libraries
+    assert manifest.parent is None
+
+
+def test_after_a_run_its_annotations_are_no_changes_any_more(services: Services, trainer: Trainer) -> None:
+    annotate(services, *range(1, 13))
+    run(services, trainer)
+    training = services.state.load(UID).training
+    assert (training.changed, training.trained, training.trained_size) == (0, True, 12)
+
+
+def test_what_is_annotated_during_a_run_stays_a_change(services: Services, trainer: Trainer) -> None:
+    annotate(services, *range(1, 13))
+    Switchable.during = lambda _: annotate(services, 13, 14)
+    run(services, trainer)
+    assert services.state.load(UID).training.changed == 2
+
+
+def test_nothing_of_a_run_stays_in_the_work_folder(services: Services, trainer: Trainer, tmp_path: Path) -> None:
+    annotate(services, *range(1, 13))
+    run(services, trainer)
+    assert list((tmp_path / "work").iterdir()) == []
+
+
+def test_one_class_is_a_reason_and_no_failure(services: Services, trainer: Trainer) -> None:
+    annotate(services, 1, 3, 5)
+    done = run(services, trainer)
+    assert (done.status, done.traceback) == ("failed", "")
+    assert "two choices" in done.ending
+    assert services.runs.standing(UID).failures == 0
+
+
+def test_no_annotation_is_a_reason_too(services: Services, trainer: Trainer) -> None:
+    annotate(services, 1)
+    services.state.record(AnnotationsDeleted("ANNOTATIONS_DELETED", PROJECT, (1,)), time.time())
+    assert "no annotation" in run(services, trainer).ending
+
+
+def test_an_exception_fails_the_run_with_its_text_and_a_traceback_for_the_operator(
+    services: Services, trainer: Trainer
+) -> None:
+    annotate(services, *range(1, 13))
+
+    def fail(_: Any) -> None:
+        raise RuntimeError("out of paper")
+
+    Switchable.during = fail
+    done = run(services, trainer)
+    assert (done.status, done.error) == ("failed", "RuntimeError: out of paper")
+    assert "in fail" in done.traceback
+    assert services.runs.standing(UID).failures == 1
+    assert services.registry.versions(UID) == []
+
+
+def test_a_cancelled_run_publishes_nothing(services: Services, trainer: Trainer) -> None:
+    annotate(services, *range(1, 13))
+
+    def cancel(training_run: Any) -> None:
+        services.runs.cancel(services.runs.running(UID).id, time.time())
+        deadline = time.monotonic() + 10
+        while not training_run.cancelled and time.monotonic() < deadline:
+            time.sleep(0.05)
+        training_run.progress(0.5)
+
+    Switchable.during = cancel
+    assert run(services, trainer).status == "cancelled"
+    assert services.registry.versions(UID) == []
+
+
+def test_a_run_that_lost_its_lease_publishes_nothing(services: Services, trainer: Trainer) -> None:
+    annotate(services, *range(1, 13))
+    Switchable.during = lambda _: services.redis.hset(f"mlb:{{{UID}}}:running", "token", "999")
+    trainer._keep = _no_keeper
+    done = run(services, trainer)
+    assert done.status == "started"
+    assert services.registry.versions(UID) == []
+
+
+def test_from_150_tasks_on_one_in_five_is_held_out(services: Services, trainer: Trainer) -> None:
+    annotate(services, *range(1, 151))
+    run(services, trainer)
+    manifest = services.registry.serving(UID).manifest
+    assert (manifest.sizes["tasks"], manifest.sizes["held_out"]) == (120, 30)
+    assert manifest.metrics.candidate["accuracy"] == 1.0
+
+
+def test_a_worse_version_is_kept_aside_and_the_old_one_serves_on(services: Services, trainer: Trainer) -> None:
+    annotate(services, *range(1, 151))
+    run(services, trainer)
+    Switchable.spoiled = True
+    done = run(services, trainer)
+    assert services.registry.serving(UID).number == 1
+    assert [(one.number, one.status) for one in services.registry.versions(UID)] == [(2, "kept aside"), (1, "serving")]
+    assert "worse than what serves: accuracy 0.000 against 1.000" in done.ending
+
+
+def test_the_project_may_ask_for_better_versions_only(services: Services, trainer: Trainer) -> None:
+    annotate(services, *range(1, 151))
+    run(services, trainer)
+    services.state.setup(UID, CONFIG, '{"refit": {"promote": {"when": "better"}}}', time.time())
+    done = run(services, trainer)
+    assert services.registry.serving(UID).number == 1
+    assert "not better than what serves" in done.ending
+
+
+def test_the_parents_files_are_there_to_start_from(services: Services, trainer: Trainer) -> None:
+    annotate(services, *range(1, 13))
+    run(services, trainer)
+    seen: list[Path | None] = []
+    Switchable.during = lambda training_run: seen.append(training_run.previous)
+    run(services, trainer)
+    assert seen[0] is not None
+    assert (seen[0] / "words.json").is_file()
+
+
+def test_a_run_whose_turn_it_is_not_does_nothing(services: Services, trainer: Trainer) -> None:
+    annotate(services, *range(1, 13))
+    trainer.run(UID, "7-1795333883-99", "worker-1")
+    assert services.registry.versions(UID) == []
+
+
+def _no_keeper(_lease: Lease) -> AbstractContextManager[Any]:
+    from contextlib import nullcontext
+
+    class Blind:
+        cancelled = False
+        lost = False
+
+    return nullcontext(Blind())
+
+
+def test_not_trainable_is_public() -> None:
+    assert issubclass(NotTrainable, Exception)
