@@ -6,7 +6,7 @@ up to two seconds for each client that does not hang up. Here
 
 - the event loop collects the head and up to 128 KiB of the body, and gives up on who has not sent them in 20 s;
 - a thread waits for the rest of a longer body, and for an answer to be taken, for 20 s and the time that the bytes take
-  at 64 KiB/s; once the answer has begun it does not wait for the body at all;
+  at 64 KiB/s, and only half of the threads wait for bodies; once the answer has begun, none waits for the body;
 - the event loop says goodbye without waiting, and reads on for a while so that an early answer (401, 413) arrives.
 
 What it cannot do: end a request on which the application itself works for ever; that is for the application's
@@ -19,6 +19,7 @@ import re
 import selectors
 import socket
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -47,7 +48,8 @@ class Ahead(enum.Enum):
     """What reading ahead has come to."""
 
     MORE = "more has to come before a thread is of use"
-    WHOLE = "a thread can go on without waiting, or only for the rest of a long body"
+    WHOLE = "a thread can go on without waiting"
+    LONG = "a thread can go on, but may have to wait for the rest of the body"
     TOO_LONG = "a head without end"
     GONE = "the client hung up"
 
@@ -66,7 +68,8 @@ class ClientSocket(socket.socket):
         del self._ahead[: self._given]
         self._given = 0
         self._scanned = 0
-        self._wanted: int | None = None
+        self._wanted: int | None = None  # bytes to read ahead, once the head is there
+        self._whole = False  # whether they are all of the request
         self._moved, self._waited = 0, 0.0
         self._answered = False
 
@@ -77,8 +80,8 @@ class ClientSocket(socket.socket):
 
     def read_ahead(self) -> Ahead:
         """Take what has arrived, without waiting; the socket must not be blocking."""
-        if self._ahead and self._enough():
-            return Ahead.WHOLE
+        if self._ahead and (ahead := self._come_to()) is not Ahead.MORE:
+            return ahead
         try:
             data = super().recv(_READ_AHEAD)
         except BlockingIOError:
@@ -88,8 +91,11 @@ class ClientSocket(socket.socket):
         if not data:
             return Ahead.GONE
         self._ahead += data
+        return self._come_to()
+
+    def _come_to(self) -> Ahead:
         if self._enough():
-            return Ahead.WHOLE
+            return Ahead.WHOLE if self._whole else Ahead.LONG
         return Ahead.TOO_LONG if self._wanted is None and len(self._ahead) > _LONGEST_HEAD else Ahead.MORE
 
     def _enough(self) -> bool:
@@ -101,8 +107,10 @@ class ClientSocket(socket.socket):
             head = self._ahead[: end + len(_HEAD_END)]
             length = _LENGTH.search(head)
             # Of a body that does not tell its length, or waits to be invited, the thread takes care.
-            body = int(length[1]) if length is not None and not _UNTOLD.search(head) else 0
-            self._wanted = min(len(head) + body, max(len(head), _READ_AHEAD))
+            told = not _UNTOLD.search(head)
+            whole = len(head) + (int(length[1]) if length is not None and told else 0)
+            self._wanted = min(whole, max(len(head), _READ_AHEAD))
+            self._whole = told and self._wanted == whole
         return len(self._ahead) >= self._wanted
 
     def recv(self, bufsize: int, flags: int = 0, /) -> bytes:
@@ -188,6 +196,8 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no type
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._reading: dict[Connection, float] = {}  # since when, oldest first
+        self._queue: deque[Connection] = deque()  # requests with long bodies that wait for a thread,
+        self._long: set[Connection] = set()  # and those that have one
         self._lingering: dict[ClientSocket, float] = {}
         self._complained = float("-inf")
 
@@ -210,7 +220,7 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no type
         conn.sock.begin()
         if conn.parser is not None and conn.parser.unreader.buf.getvalue():
             # The parser holds the beginning of the next request already: only a thread can go on from there.
-            super().enqueue_req(conn)
+            self._go_on(conn, Ahead.LONG)
             return
         conn.sock.setblocking(False)
         if (ahead := conn.sock.read_ahead()) is not Ahead.MORE:
@@ -222,7 +232,8 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no type
             self._make_room()
 
     def _read_ahead(self, conn: Connection, client: ClientSocket) -> None:
-        if (ahead := client.read_ahead()) is not Ahead.MORE:
+        # Given up on earlier in the same turn of the loop, it may still be called.
+        if conn in self._reading and (ahead := client.read_ahead()) is not Ahead.MORE:
             self._stop_reading(conn)
             self._go_on(conn, ahead)
 
@@ -230,10 +241,20 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no type
         if ahead is Ahead.WHOLE:
             super().enqueue_req(conn)
             return
+        if ahead is Ahead.LONG:
+            self._queue.append(conn)
+            self._lend_threads_to_long_ones()
+            return
         if ahead is Ahead.TOO_LONG:
             conn.sock.refuse("431 Request Header Fields Too Large")
         self.nr_conns -= 1
         conn.close(graceful=ahead is Ahead.TOO_LONG)
+
+    def _lend_threads_to_long_ones(self) -> None:
+        while self._queue and len(self._long) < max(1, self.cfg.threads // 2):
+            conn = self._queue.popleft()
+            self._long.add(conn)
+            super().enqueue_req(conn)
 
     def _stop_reading(self, conn: Connection) -> None:
         del self._reading[conn]
@@ -262,6 +283,8 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no type
 
     def finish_request(self, conn: Connection, fs: object) -> None:
         """A thread is done with a request."""
+        self._long.discard(conn)
+        self._lend_threads_to_long_ones()
         super().finish_request(conn, fs)
         if conn.sock.fileno() >= 0 and conn.sock.unserved and conn in self.keepalived_conns:
             # A next request came along with this one: there is nothing for the poller to wake up on.
@@ -293,7 +316,7 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no type
             self._hang_up(next(iter(self._lingering)))
 
     def _linger(self, client: ClientSocket) -> None:
-        if client.ended():
+        if client in self._lingering and client.ended():
             self._hang_up(client)
 
     def _hang_up(self, client: ClientSocket) -> None:
