@@ -114,7 +114,8 @@ def make_services(settings: Settings, *, timeout_s: float = WEB_TIMEOUT_S) -> Se
     prefix = settings.redis_prefix
     state = State(client, prefix)
     runs = Runs(client, prefix, settings.lease)
-    registry = Registry(settings.store_url, client, prefix, keep=settings.keep_versions)
+    cache = settings.data_dir.absolute() / "cache"
+    registry = Registry(settings.store_url, client, prefix, keep=settings.keep_versions, cache=cache)
     project_settings = ProjectSettings(settings.refit)
     model_class = find_model(settings.model)
     way = EventWay(state, runs, project_settings, time.time)
