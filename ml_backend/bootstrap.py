@@ -12,10 +12,12 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from ml_backend.clock import Clock
+from ml_backend.errors import SettingsError
 from ml_backend.event_way import EventWay, ProjectSettings
 from ml_backend.lease import LeaseKeeper
 from ml_backend.models import find_model
 from ml_backend.predictions import PredictionServer
+from ml_backend.refresh import Records, Refresher, Refreshing
 from ml_backend.registry import Registry
 from ml_backend.runs import Runs
 from ml_backend.settings import Settings
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 
     from ml_backend.backend import TrainingBackend
     from ml_backend.jobs import Jobs
+    from ml_backend.label_studio import LabelStudioApi
 
 WEB_TIMEOUT_S = 0.3
 """A Redis that does not answer must not hold a request: 503 comes within half a second."""
@@ -67,7 +70,46 @@ class Services:
             self.jobs(),
             self.project_settings,
             run_timeout=self.settings.run_timeout,
+            refreshing=self.refreshing(),
         )
+
+    def refresh_records(self) -> Records:
+        """How each project's refresh of predictions stands, and where it is cancelled."""
+        return Records(self.redis, self.settings.redis_prefix)
+
+    def refreshing(self) -> Refreshing:
+        """Asks for refreshes of predictions."""
+        return Refreshing(
+            self.state,
+            self.refresh_records(),
+            self.registry,
+            self.jobs(),
+            self.project_settings,
+            missing=self.settings.missing_for_label_studio,
+            timeout_s=self.settings.run_timeout,
+        )
+
+    def refresher(self) -> Refresher:
+        """Carries out refreshes, in a worker process."""
+        return Refresher(
+            self.state,
+            self.refresh_records(),
+            self.registry,
+            self.project_settings,
+            self.make_model,
+            self.label_studio,
+            served=self.server.served,
+        )
+
+    def label_studio(self) -> LabelStudioApi:
+        """Label Studio's API; a context manager. Raises `SettingsError` where its address or key is not set."""
+        from ml_backend.label_studio import LabelStudioApi  # noqa: PLC0415 - an HTTP client, which the web needs not
+
+        url, key = self.settings.label_studio_url, self.settings.label_studio_api_key
+        if url is None or key is None:
+            raise SettingsError(self.settings.missing_for_label_studio[0], "is not set")
+        # A worker that waits longer than its lock lives would lose it.
+        return LabelStudioApi(url, key.get_secret_value(), timeout_s=20.0, patience_s=20.0)
 
     def trainer(self) -> Trainer:
         """Carries out runs, in a worker process."""
@@ -79,6 +121,7 @@ class Services:
             self.make_model,
             self.settings.data_dir.absolute() / "work",
             keep=lambda lease: LeaseKeeper(lease, open_runs, method=self.settings.worker),
+            promoted=lambda uid, _version: self.refreshing().promoted(uid, time.time()),
         )
 
     def close(self) -> None:

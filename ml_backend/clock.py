@@ -25,11 +25,11 @@ IDLE_S = 600.0
 """How often a project is looked at when nothing asks for it."""
 
 
-class Syncing(Protocol):
-    """What the clock needs of whoever brings training sets up to date."""
+class Considering(Protocol):
+    """What the clock needs of whoever brings training sets, or Label Studio's predictions, up to date."""
 
     def consider(self, project: ProjectState, now: float) -> float | None:
-        """Ask for a sync if one is due; returns when to consider it again."""
+        """Ask for a sync, or a refresh, if one is due; returns when to consider it again."""
 
 
 class Clock:
@@ -44,7 +44,8 @@ class Clock:
         settings: ProjectSettings,
         *,
         run_timeout: float,
-        syncing: Syncing | None = None,
+        syncing: Considering | None = None,
+        refreshing: Considering | None = None,
     ) -> None:
         self._state = state
         self._due = due
@@ -52,7 +53,7 @@ class Clock:
         self._jobs = jobs
         self._settings = settings
         self._run_timeout = run_timeout
-        self._syncing = syncing
+        self._others = [one for one in (syncing, refreshing) if one is not None]
         self._last: dict[str, str] = {}
 
     def tick(self, now: float) -> int:
@@ -79,8 +80,7 @@ class Clock:
             return now + IDLE_S
         standing = self._runs.standing(uid, now)
         looks = [now + IDLE_S]
-        if self._syncing is not None and (at := self._syncing.consider(project, now)) is not None:
-            looks.append(at)
+        looks += [at for one in self._others if (at := one.consider(project, now)) is not None]
         if standing.waiting is not None:
             looks.append(self._waiting(project, standing.waiting, standing, now))
         elif standing.running is None:

@@ -228,6 +228,12 @@ class Settings(BaseSettings):
         return Refit(retrain=self.retrain, promote=self.promote, predictions=self.predictions)
 
     @property
+    def missing_for_label_studio(self) -> tuple[str, ...]:
+        """The variables that are not set and without which Label Studio's API cannot be asked."""
+        given = {"LABEL_STUDIO_URL": self.label_studio_url, "LABEL_STUDIO_API_KEY": self.label_studio_api_key}
+        return tuple(name for name, value in given.items() if value is None)
+
+    @property
     def store_url(self) -> str:
         """Where versions lie."""
         return self.store or str(self.data_dir / "versions")

@@ -26,6 +26,8 @@ __all__ = ["Work", "open_work", "run_worker", "serve_queue"]
 log = logging.getLogger(__name__)
 
 _PATIENCE_S = 0.5
+_BEHIND = 10
+"""Nobody waits for predictions of tasks that nobody has opened: on a busy machine they come last."""
 
 
 def run_worker(settings: Settings, queue: Queue, *, burst: bool = False) -> None:
@@ -57,11 +59,15 @@ def open_work(settings: Settings) -> Work:
     def train(worker: str, *, uid: str, run_id: str) -> None:
         services.trainer().run(uid, run_id, worker)
 
+    def refresh(_worker: str, *, uid: str) -> None:
+        os.nice(_BEHIND)
+        services.refresher().run(uid)
+
     return Work(
         runs=services.runs,
         jobs=services.jobs(),
         connect=functools.partial(connect, settings, timeout_s=PATIENT_TIMEOUT_S),
-        functions={"train": train},
+        functions={"train": train, "refresh": refresh},
     )
 
 
