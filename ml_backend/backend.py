@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from ml_backend.generations import LabelStudioMLBase
 from ml_backend.label_config import Control, parse_label_config
@@ -23,6 +23,9 @@ class TrainingBackend(LabelStudioMLBase):
     ``label_config`` (XML), ``controls`` (its control tags), ``extra_params`` (the model's own settings from the
     connection form) and ``model_version`` (the name of the version that was loaded, or None) are there in all three.
     """
+
+    preload: ClassVar[tuple[str, ...]] = ()
+    """Heavy modules that `train` imports late (``("sklearn.svm",)``): a training process loads them once, ahead."""
 
     def __init__(
         self,

@@ -39,7 +39,7 @@ def run_worker(settings: Settings, queue: Queue, *, burst: bool = False) -> None
         serve_queue(queue, open_work_of_environment, spawn=True, burst=burst)
         return
     model_class = make_services(settings).model_class
-    for module in getattr(model_class, "preload", ()) if queue == "train" else ():
+    for module in model_class.preload if queue == "train" else ():
         importlib.import_module(module)
     serve_queue(queue, functools.partial(open_work, settings), burst=burst)
 
