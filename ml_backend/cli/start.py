@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("ml_backend")
 
 USER = "label-studio"
+_LONGEST_LOADING_S = 300.0  # an append-only file of many gigabytes
 _LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 
 
@@ -46,13 +47,15 @@ def start_all(settings: Settings) -> int:
             name="valkey",
             argv=valkey.argv(),
             ready=valkey.is_ready,
+            ready_within_s=_LONGEST_LOADING_S,
+            explain=valkey.last_words,
             death_signal=signal.SIGTERM,
             pass_fds=(valkey.lock(),),
             umask=valkey.umask,
         )
         specs = [
             store,
-            *_web(settings, environment),
+            *_web(settings, environment, after=("valkey",)),
             *_workers(settings, environment, after=("valkey", "web")),
         ]
         return _run(settings, specs, credentials)
@@ -116,13 +119,14 @@ def _process(*arguments: str) -> list[str]:
     return [sys.executable, "-P", "-m", "ml_backend.processes", *arguments]
 
 
-def _web(settings: Settings, environment: dict[str, str]) -> list[ProcessSpec]:
+def _web(settings: Settings, environment: dict[str, str], after: tuple[str, ...] = ()) -> list[ProcessSpec]:
     return [
         ProcessSpec(
             name="web",
             argv=_process("web"),
             # Many threads predict at once here: a library's own threads would only get in each other's way.
             env={"OMP_NUM_THREADS": "1", **environment},
+            after=after,
             ready=_answers(f"http://{_reachable(settings.host)}:{settings.port}/health"),
             grace_s=15.0,
         )
