@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -15,6 +16,7 @@ DEEPEST = 200
 """Nesting that every part of the way can carry: orjson reads 1,024 levels and writes 254."""
 
 _JSON = "application/json"
+_LARGE = 256 * 1024
 
 
 def read_object(environ: Mapping[str, Any], limit: int) -> dict[str, Any]:
@@ -30,7 +32,7 @@ def read_object(environ: Mapping[str, Any], limit: int) -> dict[str, Any]:
     if environ.get("HTTP_CONTENT_ENCODING", "identity").strip().lower() not in {"identity", ""}:
         raise BadInput("Content-Encoding", "must be identity: compressed bodies are not read", status=415)
     try:
-        body = orjson.loads(_read(environ, limit))
+        body = _decode(_read(environ, limit))
     except orjson.JSONDecodeError as error:
         # Only the position: the rest of the message may quote the body.
         raise BadInput("body", f"is not JSON at line {error.lineno} column {error.colno}") from None
@@ -53,6 +55,17 @@ def too_deep(value: object) -> bool:
             return False
         layer = following
     return any(isinstance(one, dict | list) for one in layer)
+
+
+def _decode(body: bytes) -> object:
+    if len(body) < _LARGE or not gc.isenabled():
+        return orjson.loads(body)
+    # Thousands of new objects and no cycle among them: looking for one meanwhile takes as long as the decoding.
+    gc.disable()
+    try:
+        return orjson.loads(body)
+    finally:
+        gc.enable()
 
 
 def _read(environ: Mapping[str, Any], limit: int) -> bytes:
