@@ -1,0 +1,37 @@
+"""A model whose training keeps a core busy for a long time, as a real one does: to measure what others feel of it."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from ml_backend import TrainingBackend
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from ml_backend import TrainingRun, TrainingSet
+
+LONGEST_S = 120.0
+
+
+class Burner(TrainingBackend):
+    """Fits the same small classifier again and again until it is cancelled or two minutes are over."""
+
+    def train(self, data: TrainingSet, run: TrainingRun) -> None:
+        import numpy as np  # noqa: PLC0415 - late, as models should
+        from sklearn.linear_model import LogisticRegression  # noqa: PLC0415
+
+        random = np.random.default_rng(0)
+        rows, labels = random.random((2000, 100)), random.integers(0, 5, 2000)
+        until = time.monotonic() + LONGEST_S
+        while time.monotonic() < until and not run.cancelled:
+            LogisticRegression(max_iter=20).fit(rows, labels)
+            run.progress(0.5, "burning")
+        (run.directory / "nothing").write_bytes(b"")
+
+    def load(self, directory: Path) -> None:
+        return None
+
+    def predict(self, tasks: list[dict[str, Any]], context: dict[str, Any] | None = None, **kwargs: Any) -> Any:
+        return [[] for _ in tasks]
