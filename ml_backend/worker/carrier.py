@@ -241,6 +241,8 @@ class Carrier(Worker):
             os.set_blocking(end, False)
         signal.set_wakeup_fd(self._woken, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda _signum, _frame: None)
+        logging.getLogger("rq").setLevel(logging.WARNING)
+        self.log.setLevel(logging.WARNING)  # RQ sets its own level when it is imported
         self._install_signal_handlers()  # type: ignore[no-untyped-call]
         self.register_birth()  # type: ignore[no-untyped-call]
         self.set_state(WorkerStatus.STARTED)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import pkgutil
 import random
 import signal
 import sys
@@ -16,7 +15,6 @@ from rq.timeouts import JobTimeoutException, UnixSignalDeathPenalty
 
 from ml_backend import lifeline
 from ml_backend.errors import Unavailable, WorkerStopping
-from ml_backend.logs import set_up_logs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -103,20 +101,10 @@ def command(order: Order, open_work: str, log_level: str) -> list[str]:
     message = json.dumps(
         {"order": asdict(order), "open_work": open_work, "worker": os.getpid(), "log_level": log_level}
     )
-    return [sys.executable, "-P", "-m", "ml_backend.worker.horse", message]
+    return [sys.executable, "-P", "-m", "ml_backend.worker", message]
 
 
 def _stop(_signum: int, _frame: FrameType | None) -> None:
     # Once: what the run does about it must not be interrupted a second time.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     raise WorkerStopping("the worker was asked to stop")
-
-
-def _main() -> None:
-    message = json.loads(sys.argv[1])
-    set_up_logs(message["log_level"])
-    leave(carry_out(Order(**message["order"]), pkgutil.resolve_name(message["open_work"]), message["worker"]))
-
-
-if __name__ == "__main__":
-    _main()
