@@ -21,18 +21,20 @@ from ml_backend.refresh import Records, Refresher, Refreshing
 from ml_backend.registry import Registry
 from ml_backend.runs import Runs
 from ml_backend.settings import Settings
-from ml_backend.state import State
+from ml_backend.state import State, SyncState
 from ml_backend.state.due import DueList
+from ml_backend.sync import Access, Standings, Syncer, Syncs
 from ml_backend.training import Trainer
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from ml_backend.backend import TrainingBackend
     from ml_backend.jobs import Jobs
     from ml_backend.label_studio import LabelStudioApi
+    from ml_backend.state import ProjectState
 
-WEB_TIMEOUT_S = 0.3
+WEB_TIMEOUT_S = 0.4
 """A Redis that does not answer must not hold a request: 503 comes within half a second."""
 PATIENT_TIMEOUT_S = 5.0
 
@@ -70,8 +72,45 @@ class Services:
             self.jobs(),
             self.project_settings,
             run_timeout=self.settings.run_timeout,
+            syncing=self.syncs(),
             refreshing=self.refreshing(),
         )
+
+    def standings(self) -> Standings:
+        """How each project's sync stands."""
+        return Standings(self.redis, self.settings.redis_prefix)
+
+    def syncs(self) -> Syncs:
+        """Asks for syncs."""
+        return Syncs(
+            self.state,
+            DueList(self.redis, self.settings.redis_prefix),
+            self.standings(),
+            self.jobs(),
+            self.access(),
+            every=self.settings.sync_every,
+            quiet=self._quiet,
+        )
+
+    def syncer(self) -> Syncer:
+        """Carries out syncs, in a worker process."""
+        return Syncer(
+            self.state,
+            SyncState(self.redis, self.settings.redis_prefix),
+            self.standings(),
+            self.access(),
+            lambda timeout_s, patience_s, pause: self.label_studio(timeout_s, patience_s, pause),
+            every=self.settings.sync_every,
+            quiet=self._quiet,
+        )
+
+    def access(self) -> Access:
+        """Whether and where Label Studio can be asked."""
+        key = self.settings.label_studio_api_key
+        return Access(self.settings.label_studio_url, None if key is None else key.get_secret_value())
+
+    def _quiet(self, project: ProjectState) -> float:
+        return self.project_settings.of(project).retrain.quiet
 
     def refresh_records(self) -> Records:
         """How each project's refresh of predictions stands, and where it is cancelled."""
@@ -101,15 +140,19 @@ class Services:
             served=self.server.served,
         )
 
-    def label_studio(self) -> LabelStudioApi:
-        """Label Studio's API; a context manager. Raises `SettingsError` where its address or key is not set."""
+    def label_studio(
+        self, timeout_s: float = 20.0, patience_s: float = 20.0, pause: Callable[[float], None] = time.sleep
+    ) -> LabelStudioApi:
+        """Label Studio's API; a context manager. Raises `SettingsError` where its address or key is not set.
+
+        The defaults are for callers that hold a lock: who waits longer than it lives would lose it.
+        """
         from ml_backend.label_studio import LabelStudioApi  # noqa: PLC0415 - an HTTP client, which the web needs not
 
         url, key = self.settings.label_studio_url, self.settings.label_studio_api_key
         if url is None or key is None:
             raise SettingsError(self.settings.missing_for_label_studio[0], "is not set")
-        # A worker that waits longer than its lock lives would lose it.
-        return LabelStudioApi(url, key.get_secret_value(), timeout_s=20.0, patience_s=20.0)
+        return LabelStudioApi(url, key.get_secret_value(), timeout_s=timeout_s, patience_s=patience_s, pause=pause)
 
     def trainer(self) -> Trainer:
         """Carries out runs, in a worker process."""
@@ -121,6 +164,7 @@ class Services:
             self.make_model,
             self.settings.data_dir.absolute() / "work",
             keep=lambda lease: LeaseKeeper(lease, open_runs, method=self.settings.worker),
+            before=lambda uid: self.syncer().before_training(uid, self.settings.sync_wait),
             promoted=lambda uid, _version: self.refreshing().promoted(uid, time.time()),
         )
 

@@ -31,7 +31,7 @@ class LabelConfigs:
     def check(self, label_config: str, *, field: str = "label_config") -> str | None:
         """Why the model does not support it; None when it does.
 
-        Raises `BadInput` naming ``field`` when it is not XML that a label config can be.
+        Raises `BadInput` naming ``field`` when it is no XML that a label config can be, or has nothing to annotate with.
         """
         digest = hashlib.blake2b(label_config.encode("utf-8", "surrogatepass"), digest_size=16).digest()
         with self._lock:
@@ -39,9 +39,11 @@ class LabelConfigs:
                 self._seen.move_to_end(digest)
                 return self._seen[digest]
         try:
-            parse_label_config(label_config)
+            controls = parse_label_config(label_config)
         except BadInput as wrong:
             raise BadInput(field, wrong.reason) from None
+        if not controls:
+            raise BadInput(field, "has no tag to annotate with, such as Choices or Labels")
         reason = self._ask(label_config)
         with self._lock:
             self._seen[digest] = reason
