@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from ml_backend.label_studio import LabelStudioApi
     from ml_backend.state import ProjectState
 
-WEB_TIMEOUT_S = 0.4
+WEB_TIMEOUT_S = 0.35
 """A Redis that does not answer must not hold a request: 503 comes within half a second."""
 PATIENT_TIMEOUT_S = 5.0
 
@@ -99,7 +99,7 @@ class Services:
             SyncState(self.redis, self.settings.redis_prefix),
             self.standings(),
             self.access(),
-            lambda timeout_s, patience_s, pause: self.label_studio(timeout_s, patience_s, pause),
+            self.label_studio,
             every=self.settings.sync_every,
             quiet=self._quiet,
         )

@@ -31,7 +31,7 @@ class LabelConfigs:
     def check(self, label_config: str, *, field: str = "label_config") -> str | None:
         """Why the model does not support it; None when it does.
 
-        Raises `BadInput` naming ``field`` when it is no XML that a label config can be, or has nothing to annotate with.
+        Raises `BadInput` naming ``field`` when it cannot be a label config, or has nothing to annotate with.
         """
         digest = hashlib.blake2b(label_config.encode("utf-8", "surrogatepass"), digest_size=16).digest()
         with self._lock:
