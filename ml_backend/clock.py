@@ -121,7 +121,7 @@ class Clock:
         uid = project.uid
         project = self._mark_outdated(project)
         training = project.training
-        if training.paused and training.seq > training.attempted_seq and self._runs.resume(uid, now):
+        if training.paused and policy.changed_since_last_run(training) and self._runs.resume(uid, now):
             self._say(uid, "resumed", "the training set changed: automatic training goes on", now)
         decision = self._policy(project, now)
         if isinstance(decision, policy.Train):

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 DAY_S = 86400.0
 FAILURE_BACKOFF_S = 5.0
+LONGEST_BACKOFF_S = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,15 +147,23 @@ def _held_by_run(state: TrainingState) -> Wait | None:
     return Wait("a training is running") if state.running else None
 
 
+def changed_since_last_run(state: TrainingState) -> bool:
+    """Whether the training set changed after the last run ended: what lifts a pause.
+
+    A run that died never said which changes it saw, so time decides and not ``attempted_seq``.
+    """
+    if state.seq <= state.attempted_seq:
+        return False
+    return state.last_ended_at is None or (state.last_change_at or 0.0) > state.last_ended_at
+
+
 def _paused(state: TrainingState, now: float) -> Wait | None:
-    if state.seq > state.attempted_seq:
-        return None
-    if state.paused:
+    if state.paused and not changed_since_last_run(state):
         return Wait(f"paused: {state.paused}; a new annotation or Start Training tries again")
-    if not state.failures:
+    if not state.failures or state.last_ended_at is None:
         return None
-    until = (state.last_ended_at or now) + FAILURE_BACKOFF_S * 2 ** (state.failures - 1)
-    return Wait("the last training failed, trying again soon", until) if until > now else None
+    until = state.last_ended_at + min(FAILURE_BACKOFF_S * 2 ** (state.failures - 1), LONGEST_BACKOFF_S)
+    return Wait("the last training failed, trying again later", until) if until > now else None
 
 
 def _settling(state: TrainingState, settings: RetrainSettings, now: float) -> Wait | None:

@@ -139,7 +139,9 @@ def _workers(settings: Settings, environment: dict[str, str], after: tuple[str, 
     specs = [ProcessSpec(name="clock", argv=_process("clock"), env=environment, after=after)]
     for name in queues:
         queue = name.partition("-")[0]
-        specs.append(ProcessSpec(name=name, argv=_process("work", queue), env=environment, after=after, grace_s=10.0))
+        specs.append(
+            ProcessSpec(name=name, argv=_process("work", queue), env=environment, after=after, essential=False)
+        )
     return specs
 
 

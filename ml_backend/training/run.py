@@ -254,7 +254,13 @@ class Trainer:
         attempt.durations[name] = round(time.monotonic() - began, 3)
 
     def _progress(self, attempt: _Attempt, phase: str, fraction: float, message: str) -> None:
-        if not self._runs.progress(attempt.lease, phase, fraction, message, self._runs.time()):
+        try:
+            held = self._runs.progress(attempt.lease, phase, fraction, message, self._runs.time())
+        except Unavailable as error:
+            # Whether a Redis that is away ends the run is for the keeper to decide: it may be back in a second.
+            log.warning("run %s: its progress cannot be reported: %s", attempt.lease.run_id, error)
+            return
+        if not held:
             raise LeaseLost("the lease of this run is lost")
 
     def _ended(self, attempt: _Attempt) -> None:
