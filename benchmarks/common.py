@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.processes import cpu_seconds
 from ml_backend.embedded import PrivateValkey
 from tests.running import free_port, wait_until
 
@@ -166,13 +167,13 @@ def folder() -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def valkey(where: Path, fsync: str = "always") -> Iterator[PrivateValkey]:
-    """The product's private Valkey, started and stopped."""
+def valkey(where: Path, fsync: str = "always") -> Iterator[tuple[PrivateValkey, int]]:
+    """The product's private Valkey, started and stopped; and its process id."""
     with PrivateValkey(where, fsync="always" if fsync == "always" else "everysec") as server:
         process = server.start()
         try:
             server.wait_ready(10)
-            yield server
+            yield server, process.pid
         finally:
             process.terminate()
             process.wait(20)
@@ -185,6 +186,7 @@ class Server:
         self, argv: Sequence[str], port: int, log: Path, more: Mapping[str, str], path: str = "/health"
     ) -> None:
         self.port = port
+        self.with_it: list[int] = []
         self.url = f"http://127.0.0.1:{port}"
         self._log = log
         with log.open("ab") as out:
@@ -196,6 +198,10 @@ class Server:
         except BaseException:
             self.stop()
             raise
+
+    def cpu_seconds(self) -> float:
+        """What this server has used so far, what it was told to count with it included."""
+        return cpu_seconds(self.process.pid, *self.with_it)
 
     def _answers(self, path: str) -> bool:
         from benchmarks.load import ask  # noqa: PLC0415 - benchmarks.load imports this module

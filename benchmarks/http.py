@@ -56,15 +56,20 @@ class Loaded:
     """Sends a request to a server in rounds; numbers go on where the last round stopped; keeps the worst p99s."""
 
     def __init__(self, server: Server | RunningBackend, request: Request, seconds: float) -> None:
-        self._port = server.port
+        self.port = server.port
+        self._server = server
         self._request = request
         self._seconds = seconds
         self._sent = 0
         self.p99: list[float] = []
         self.median: list[float] = []
+        self.cpu_us: list[float] = []
 
     def __call__(self) -> float:
-        found: Load = load(self._port, self._request, self._seconds, start=self._sent)
+        before = self._server.cpu_seconds() if isinstance(self._server, Server) else 0.0
+        found: Load = load(self.port, self._request, self._seconds, start=self._sent)
+        after = self._server.cpu_seconds() if isinstance(self._server, Server) else 0.0
+        self.cpu_us.append(1e6 * (after - before) / found.requests)
         self._sent += 2 * found.requests
         self.p99.append(found.p99_ms)
         self.median.append(found.median_ms)
@@ -79,8 +84,9 @@ def servers(*, fsyncs: tuple[str, ...] = ("always", "everysec")) -> Iterator[dic
         found: dict[str, Server] = {}
         for mode in fsyncs:
             (where / mode).mkdir()
-            redis = stack.enter_context(valkey(where / mode / "valkey", mode))
+            redis, pid = stack.enter_context(valkey(where / mode / "valkey", mode))
             found[mode] = stack.enter_context(serve(where / mode, redis.url, more=NO_TRAINING))
+            found[mode].with_it.append(pid)
         found["bare"] = stack.enter_context(bare(where, BARE))
         yield found
 
@@ -93,7 +99,7 @@ def webhook(chosen: Options, running: dict[str, Server]) -> list[Row]:
             continue
         measures = {name: Loaded(server, created(new=new), length) for name, server in running.items()}
         for measure in measures.values():
-            load(measure._port, created(new=False), 1.0)  # the first requests open connections and load scripts
+            load(measure.port, created(new=False), 1.0)  # the first requests open connections and load scripts
         found = alternate(chosen.rounds, **measures)
         for mode in ("always", "everysec"):
             p99 = statistics.median(measures[mode].p99)
@@ -105,6 +111,13 @@ def webhook(chosen: Options, running: dict[str, Server]) -> list[Row]:
                     "requests/s",
                     at_least=GOALS[mode],
                     note=f"bare p99 {statistics.median(measures['bare'].p99):.1f} ms",
+                ),
+                compared(
+                    f"webhook, {title}, {mode}: CPU",
+                    measures[mode].cpu_us,
+                    measures["bare"].cpu_us,
+                    "us a request",
+                    note="web and Valkey together",
                 ),
                 single(f"webhook p99, {title}, {mode}", [p99], "ms", at_most=25),
             ]
