@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 class AutoModel(TrainingBackend):
     """Hands everything to the first shipped model that supports the label config."""
 
-    preload = ("model.calibrated", "model.text_ngrams", "scipy.optimize", "sklearn.svm")
+    preload = TextClassifier.preload
     shipped: tuple[type[TrainingBackend], ...] = (TextClassifier,)
 
     def _chosen(self) -> TrainingBackend:

@@ -6,9 +6,8 @@ on, 10,000 train in about two seconds, and a version is a file of names and one 
 
 from __future__ import annotations
 
-import dataclasses
-import json
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ml_backend import Control, Example, NotTrainable, TrainingBackend
@@ -23,36 +22,36 @@ if TYPE_CHECKING:
     from ml_backend import TrainingRun, TrainingSet
     from model.calibrated import Answers, Calibrated
     from model.text_ngrams import NGrams
+    from model.text_version import Head
 
 Json = dict[str, Any]
 
-_NAMES, _ARRAYS, _FORMAT = "text_classifier.json", "text_classifier.npz", 1
 _MODES = frozenset({"single", "single-radio", "multiple"})
 
 
 @dataclass(slots=True)
-class _Head:
-    """One trained control: its place among the vocabularies, and its classifier."""
-
-    ngrams: int
-    classifier: Calibrated
-
-
-@dataclass(slots=True)
 class _Gathered:
-    """The examples of one control: rows of its source's texts and what people answered there."""
+    """The examples of one control: rows of its source's texts, and the labels of the config that people gave them."""
 
     control: Control
     source: TaskText
     rows: list[int] = field(default_factory=list)
     given: list[tuple[str, ...]] = field(default_factory=list)
+    current: frozenset[str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.current = frozenset(self.control.labels)
 
     @property
     def multiple(self) -> bool:
         return self.control.attributes.get("choice") == "multiple"
 
     def add(self, row: int, example: Example) -> None:
-        labels = tuple(_current(self.control, example.majority(self.control.name)))
+        named = (
+            label if label in self.current else self.control.label_map.get(label)
+            for label in example.majority(self.control.name)
+        )
+        labels = tuple(label for label in named if label in self.current)
         # Nothing chosen is an answer where any number may be chosen, and none where one has to be.
         if labels or (self.multiple and example.annotations):
             self.rows.append(row)
@@ -69,8 +68,9 @@ class _Gathered:
 class TextClassifier(TrainingBackend):
     """Predicts every `Choices` control, single or multiple, over a text in the task; leaves other controls alone."""
 
+    preload = ("model.text_version", "scipy.optimize", "sklearn.svm")
     _vocabularies: Sequence[NGrams] = ()
-    _heads: Mapping[str, _Head] = {}
+    _heads: Mapping[str, Head] = {}
 
     def check(self, label_config: str) -> str | None:
         """Why nothing in this config can be predicted: one reason for each control tag."""
@@ -87,43 +87,40 @@ class TextClassifier(TrainingBackend):
         Raises `NotTrainable` when there is no such control.
         """
         # Late here and in load: the web process imports this module and may never serve a version.
+        from model import text_version  # noqa: PLC0415
         from model.calibrated import fit  # noqa: PLC0415
         from model.text_ngrams import NGrams  # noqa: PLC0415
 
         gathered, texts = _gather(data, run)
-        vocabularies: list[NGrams] = []
-        heads: dict[str, _Head] = {}
+        counted: dict[TaskText, tuple[NGrams, csr_array]] = {}
+        heads: dict[str, Head] = {}
         metrics: dict[str, float] = {}
         reasons: list[str] = []
-        done = 0
-        for source, lines in texts.items():
-            run.progress(0.1 + 0.85 * done / len(gathered), f"words of {len(lines)} texts")
-            ngrams = NGrams()
-            counts = ngrams.fit(lines)
-            for one in (one for one in gathered if one.source == source):
-                name, answers = one.control.name, one.answers()
-                begin, share = 0.1 + 0.85 * done / len(gathered), 0.85 / len(gathered)
-                done += 1
-                if (why := answers.why_not()) is not None:
-                    reasons.append(f"{name!r}: {why}")
-                    continue
-
-                def progress(fraction: float, begin: float = begin, share: float = share, name: str = name) -> None:
-                    run.progress(begin + share * fraction, f"labels of {name!r}")
-
-                classifier, quality = fit(ngrams, counts[one.rows], answers, run.seed, progress)
-                heads[name] = _Head(len(vocabularies), classifier)
-                metrics |= {f"{name}.{key}" if len(gathered) > 1 else key: value for key, value in quality.items()}
-            vocabularies.append(ngrams)
+        for at, one in enumerate(gathered):
+            name, answers = one.control.name, one.answers()
+            if (why := answers.why_not()) is not None:
+                reasons.append(f"{name!r}: {why}")
+                continue
+            say = partial(_say, run, f"learning {name!r}", at / len(gathered), 1 / len(gathered))
+            say(0.0)
+            if one.source not in counted:
+                ngrams = NGrams()
+                counted[one.source] = ngrams, ngrams.fit(texts[one.source])
+            ngrams, counts = counted[one.source]
+            classifier, quality = fit(ngrams, counts[one.rows], answers, run.seed, say)
+            heads[name] = text_version.Head(list(counted).index(one.source), classifier)
+            metrics |= {f"{name}.{key}" if len(gathered) > 1 else key: value for key, value in quality.items()}
         if not heads:
-            raise NotTrainable("; ".join(reasons) or self.check(data.label_config) or "no example has a text")
-        _write(run.directory, vocabularies, heads)
+            raise NotTrainable("; ".join(reasons) or self.check(data.label_config) or "there is no control to train")
+        text_version.write(run.directory, [ngrams for ngrams, _ in counted.values()], heads)
         run.progress(1.0, "written")
         return metrics
 
     def load(self, directory: Path) -> None:
-        """Read a version. Raises `ValueError` or `OSError` when its files are not such a version's."""
-        self._vocabularies, self._heads = _read(directory)
+        """Read a version. Raises `OSError`, `KeyError` or `ValueError` when the files are not a version's."""
+        from model import text_version  # noqa: PLC0415 - late, see train
+
+        self._vocabularies, self._heads = text_version.read(directory)
 
     def predict(self, tasks: list[Json], context: Json | None = None, **kwargs: Any) -> list[Any]:  # noqa: ARG002
         """``{"result", "score"}`` for each task, ``[]`` for one without a text.
@@ -163,6 +160,10 @@ def _why_not(control: Control) -> str | None:
     return None
 
 
+def _say(run: TrainingRun, message: str, begin: float, share: float, fraction: float) -> None:
+    run.progress(0.1 + 0.9 * (begin + share * fraction), message)
+
+
 def _gather(data: TrainingSet, run: TrainingRun) -> tuple[list[_Gathered], dict[TaskText, list[str]]]:
     """Stream the examples once: the answers of each supported control, and the texts they are about."""
     gathered = [
@@ -185,18 +186,12 @@ def _gather(data: TrainingSet, run: TrainingRun) -> tuple[list[_Gathered], dict[
     return gathered, texts
 
 
-def _current(control: Control, labels: Sequence[str]) -> list[str]:
-    """The labels of an answer that the config still has, other names of them put right."""
-    known = frozenset(control.labels)
-    named = (label if label in known else control.label_map.get(label) for label in labels)
-    return [label for label in named if label in known]
-
-
 def _answer(
     answers: list[Any], places: list[int], control: Control, source: TaskText, classifier: Calibrated, rows: csr_array
 ) -> None:
     """Add one control's regions to the answers in ``places``, and let the least sure control give the score."""
-    kept = [at for at, label in enumerate(classifier.labels) if label in control.labels]
+    current = frozenset(control.labels)
+    kept = [at for at, label in enumerate(classifier.labels) if label in current]
     if not kept or (classifier.multiple and control.attributes.get("choice") != "multiple"):
         return
     chosen, sure, margins = classifier.choose(rows, kept)
@@ -207,46 +202,3 @@ def _answer(
             answer["result"].append({**region, "value": {"choices": labels}, "score": score})
         answer["score"] = min(answer["score"], margin)
         answers[place] = answer
-
-
-def _write(directory: Path, vocabularies: Sequence[NGrams], heads: Mapping[str, _Head]) -> None:
-    """Names as JSON, numbers as plain arrays: nothing that could run code when it is read."""
-    import numpy as np  # noqa: PLC0415 - late, see train
-
-    names: Json = {"format": _FORMAT, "vocabularies": [], "heads": []}
-    arrays: dict[str, Any] = {}
-    for at, ngrams in enumerate(vocabularies):
-        names["vocabularies"].append({"words": list(ngrams.words), "runs": list(ngrams.runs)})
-        arrays |= {f"pairs.{at}": ngrams.pairs, f"idf.{at}": ngrams.idf}
-    for at, (control, head) in enumerate(heads.items()):
-        fields = {one.name: getattr(head.classifier, one.name) for one in dataclasses.fields(head.classifier)}
-        arrays |= {f"{name}.{at}": fields.pop(name) for name in ("weights", "bias")}
-        names["heads"].append({"control": control, "ngrams": head.ngrams, **fields})
-    (directory / _NAMES).write_text(json.dumps(names), encoding="ascii")
-    np.savez(directory / _ARRAYS, **arrays)
-
-
-def _read(directory: Path) -> tuple[list[NGrams], dict[str, _Head]]:
-    import numpy as np  # noqa: PLC0415 - late, see train
-
-    from model.calibrated import Calibrated  # noqa: PLC0415
-    from model.text_ngrams import NGrams  # noqa: PLC0415
-
-    names = json.loads((directory / _NAMES).read_text(encoding="ascii"))
-    if names["format"] != _FORMAT:
-        raise ValueError(f"{_NAMES} has format {names['format']}; this program reads {_FORMAT}: train again")
-    with np.load(directory / _ARRAYS, allow_pickle=False) as arrays:
-        vocabularies = [
-            NGrams(_numbered(one["words"]), arrays[f"pairs.{at}"], _numbered(one["runs"]), arrays[f"idf.{at}"])
-            for at, one in enumerate(names["vocabularies"])
-        ]
-        heads = {}
-        for at, one in enumerate(names["heads"]):
-            control, ngrams, labels = one.pop("control"), one.pop("ngrams"), tuple(one.pop("labels"))
-            weights, bias = arrays[f"weights.{at}"], arrays[f"bias.{at}"]
-            heads[control] = _Head(ngrams, Calibrated(labels=labels, weights=weights, bias=bias, **one))
-    return vocabularies, heads
-
-
-def _numbered(names: list[str]) -> dict[str, int]:
-    return {name: number for number, name in enumerate(names)}

@@ -7,6 +7,7 @@ product (texts x words) @ (words x runs) counts them for all texts at once.
 
 from __future__ import annotations
 
+import copy
 import re
 import unicodedata
 from dataclasses import dataclass, field
@@ -93,8 +94,9 @@ class NGrams:
         length = np.sqrt(np.bincount(part, values * values, minlength=2 * counts.shape[0]))
         length[length == 0] = 1
         length[0::2] /= _WORDS_WEIGH
-        values = (values / length[part]).astype(idf.dtype)
-        return sparse.csr_array((values, counts.indices, counts.indptr), shape=counts.shape)
+        weighed = copy.copy(counts)
+        weighed.data = (values / length[part]).astype(idf.dtype)
+        return weighed
 
     def _neighbours(self, read: _Read) -> Ints:
         """For each token the pair it makes with the next one; -1 at the end of a text and where one is not known."""
