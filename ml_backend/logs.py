@@ -26,4 +26,5 @@ def set_up_logs(level: str) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)
-    logging.getLogger("rq").setLevel(max(logging.WARNING, root.level))
+    for chatty in ("rq", "httpx"):
+        logging.getLogger(chatty).setLevel(max(logging.WARNING, root.level))
