@@ -55,10 +55,13 @@ def clock(settings: Settings) -> None:
     for one in (signal.SIGTERM, signal.SIGINT):
         signal.signal(one, lambda *_: stop.set())
     services = make_services(settings, timeout_s=PATIENT_TIMEOUT_S)
-    ticking = services.clock()
-    away = False
+    ticking, syncs = services.clock(), services.syncs()
+    away = started = False
     while not stop.wait(settings.tick):
         try:
+            if not started:
+                syncs.start_up(time.time())
+                started = True
             ticking.tick(time.time())
             if away:
                 log.warning("clock: Redis answers again")

@@ -185,6 +185,12 @@ class Settings(BaseSettings):
     run_timeout: float = Field(6 * 3600.0, gt=0, description="Seconds that one training may take.")
     lease: float = Field(15.0, gt=0.3, description="Seconds after which a silent training counts as lost.")
     tick: float = Field(0.2, gt=0, le=60, description="Seconds between two looks of the clock.")
+    sync_every: float = Field(
+        86400.0, ge=60, description="Seconds between two complete syncs of a project with Label Studio."
+    )
+    sync_wait: float = Field(
+        60.0, ge=0, le=3600, description="Seconds that a training waits for its set to be brought up to date first."
+    )
     keep_versions: int = Field(10, ge=1, description="Versions kept of each project, beside those in use.")
     retrain: RetrainSettings = RetrainSettings()
     promote: PromoteSettings = PromoteSettings()

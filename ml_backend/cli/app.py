@@ -99,6 +99,21 @@ def train(
 
 
 @app.command()
+def sync(
+    project: Annotated[str | None, typer.Argument(help="The project's id or uid; all projects, if not given.")] = None,
+    data_dir: DataDir = None,
+    complete: Annotated[
+        bool, typer.Option("--complete", help="Read everything again, not only what changed since the last sync.")
+    ] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Stay and show how far it is.")] = False,
+) -> None:
+    """Ask Label Studio for what its events did not tell."""
+    from ml_backend.cli.sync import sync_now  # noqa: PLC0415
+
+    raise typer.Exit(sync_now(_settings(data_dir=data_dir), project, complete=complete, watch=watch))
+
+
+@app.command()
 def versions(
     project: Project = None,
     data_dir: DataDir = None,

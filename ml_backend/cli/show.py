@@ -26,8 +26,8 @@ _POLL_S = 0.2
 
 def show_status(settings: Settings, project: str | None, *, as_json: bool) -> None:
     """Every project, or one, as a table or as JSON."""
-    services = _services(settings)
-    uids = [_uid(services, project)] if project else services.state.uids()
+    services = open_services(settings)
+    uids = [find_uid(services, project)] if project else services.state.uids()
     found = [one for uid in uids if (one := _summary(services, uid)) is not None]
     console = Console()
     if as_json:
@@ -55,8 +55,8 @@ def show_status(settings: Settings, project: str | None, *, as_json: bool) -> No
 
 def show_versions(settings: Settings, project: str | None, *, as_json: bool) -> None:
     """A project's versions, newest first."""
-    services = _services(settings)
-    found = services.registry.versions(_uid(services, project))
+    services = open_services(settings)
+    found = services.registry.versions(find_uid(services, project))
     console = Console()
     if as_json:
         rows = [{"status": one.status, **orjson.loads(orjson.dumps(one.manifest))} for one in found]
@@ -81,8 +81,8 @@ def show_versions(settings: Settings, project: str | None, *, as_json: bool) -> 
 
 def train_now(settings: Settings, project: str | None, *, watch: bool) -> int:
     """Ask for a run as a click does; with ``watch``, follow it to its end. Returns the exit status."""
-    services = _services(settings)
-    uid = _uid(services, project)
+    services = open_services(settings)
+    uid = find_uid(services, project)
     now = time.time()
     asked = services.runs.request(uid, trigger=CLICK, reason="ml-backend train", due=now, click=True, now=now)
     console = Console()
@@ -129,6 +129,7 @@ def _summary(services: Services, uid: str) -> dict[str, Any] | None:
         "trainable": project.training.trainable,
         "counters": project.counters,
         "missing": project.missing,
+        "sync": {"problem": services.access().problem, **services.standings().load(uid).as_dict()},
         "serving": serving.name if serving else None,
         "run": f"{run.phase or run.status} {run.fraction:.0%}" if run else None,
         "paused": standing.paused or None,
@@ -136,7 +137,8 @@ def _summary(services: Services, uid: str) -> dict[str, Any] | None:
     }
 
 
-def _uid(services: Services, project: str | None) -> str:
+def find_uid(services: Services, project: str | None) -> str:
+    """The uid of a project named by its id or uid; the only one, if not named. Raises `ProjectUnknown`."""
     uids = services.state.uids()
     if project is None and len(uids) == 1:
         return uids[0]
@@ -149,19 +151,24 @@ def _uid(services: Services, project: str | None) -> str:
 
 
 def _drift(one: dict[str, Any]) -> str:
-    missing = one["missing"]
-    return (
-        f"{missing} annotations not seen; set LABEL_STUDIO_API_KEY"
-        if missing
-        else f"{one['counters']['total_annotations_number']} in all"
-    )
+    """What is known of how far the training set is Label Studio's."""
+    sync, missing = one["sync"], one["missing"]
+    if sync["running"]:
+        return f"{sync['kind']} sync: {sync['message'] or sync['phase']} {sync['done']} of {sync['total'] or '?'}"
+    if sync["error"]:
+        return f"sync failed: {sync['error']}"
+    if missing:
+        unseen = f"{missing} annotations not seen"
+        return f"{unseen}; set LABEL_STUDIO_API_KEY" if sync["problem"] else f"{unseen}; a sync is due"
+    return f"{one['counters']['total_annotations_number']} in all"
 
 
 def _scores(scores: dict[str, float]) -> str:
     return "\n".join(f"{name} {value:.3f}" for name, value in scores.items()) or "-"
 
 
-def _services(settings: Settings) -> Services:
+def open_services(settings: Settings) -> Services:
+    """The parts, over the private Valkey of the data folder unless REDIS_URL is set."""
     if settings.redis_url is None:
         valkey = PrivateValkey(settings.data_dir.absolute() / "valkey")
         settings = settings.model_copy(update={"redis_url": _secret(valkey.url)})

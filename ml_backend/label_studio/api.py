@@ -86,6 +86,11 @@ class LabelStudioApi:
         """Close the connections."""
         self._transport.close()
 
+    @property
+    def time_us(self) -> int | None:
+        """Label Studio's own clock at its last answer, in microseconds, cut to seconds; None where it did not say."""
+        return self._transport.time_us
+
     def check(self) -> Identity:
         """Whom the key belongs to: the cheapest call that proves address and key."""
         who = self._transport.json("GET", "/api/current-user/whoami")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -96,6 +97,8 @@ class Transport:
             event_hooks={"response": [self._look_at]},
         )
         self._client: SyncClientWrapper | None = None
+        self.time_us: int | None = None
+        """Label Studio's clock at its last answer (the header ``Date``, whole seconds), in microseconds."""
 
     def close(self) -> None:
         """Close the connections."""
@@ -210,6 +213,7 @@ class Transport:
 
     def _look_at(self, answer: httpx.Response) -> None:
         """Sees every answer, those too that the SDK takes for itself."""
+        self.time_us = _date_of(answer)
         path = answer.url.path
         if answer.is_redirect:
             target = urlsplit(answer.headers.get("location", ""))
@@ -232,6 +236,13 @@ class Transport:
         """Where requests go, without what may be secret in a URL."""
         parts = urlsplit(self.base_url)
         return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+
+
+def _date_of(answer: httpx.Response) -> int | None:
+    try:
+        return int(parsedate_to_datetime(answer.headers.get("date", "")).timestamp()) * 1_000_000
+    except ValueError:
+        return None
 
 
 def _detail_of(body: object) -> str:

@@ -36,8 +36,14 @@ class DueList:
 
     def __init__(self, client: redis.Redis, prefix: str = "mlb:") -> None:
         self._key = f"{prefix}due"
+        self._redis = client
         self._claim = client.register_script(_CLAIM)
         self._settle = client.register_script(_SETTLE)
+
+    def ask(self, uid: str, at: float) -> None:
+        """Look at the project at ``at``, or earlier if that was asked for already."""
+        with answering():
+            self._redis.zadd(self._key, {uid: at}, lt=True)
 
     def claim(self, now: float, limit: int = 100) -> tuple[list[str], float]:
         """(uids whose time has come, the claim to settle them with)."""

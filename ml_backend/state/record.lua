@@ -50,10 +50,8 @@ if ARGV[10] ~= '' then
   end
 end
 
-if seq ~= before or ARGV[10] ~= '' or ARGV[20] ~= '' then
-  redis.call('HINCRBY', meta_key, 'touch', 1)
-  redis.call('ZADD', KEYS[10], ARGV[1], ARGV[2])
-end
+if seq ~= before or ARGV[10] ~= '' or ARGV[20] ~= '' then redis.call('HINCRBY', meta_key, 'touch', 1) end
+if seq ~= before or ARGV[10] ~= '' or ARGV[20] ~= '' or not known[1] then redis.call('ZADD', KEYS[10], ARGV[1], ARGV[2]) end
 redis.call('HSET', meta_key, unpack(update))
 return {seq - before, config_needed, redis.call('ZCARD', changed_key), redis.call('HGETALL', meta_key),
   redis.call('HGET', KEYS[11], 'id') or '', redis.call('HGET', KEYS[12], 'id') or '', stale,

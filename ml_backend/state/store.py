@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
 import orjson
@@ -81,7 +81,14 @@ class State:
         project_id, _, created = uid.partition(".")
         project = Project(id=int(project_id), created_at_us=int(created) * 1_000_000, label_config=label_config)
         event = ProjectChanged("SETUP", project)
-        return self._run(uid, project, (), None, event, now, extra_params or "").project
+        found = self._run(uid, project, (), None, event, now, extra_params or "").project
+        if found.deleted_at is None:
+            return found
+        # It is connected again; what came meanwhile may have been told to nobody.
+        self.mark(uid, deleted_at=None, want_complete=now)
+        with answering():
+            self._redis.zadd(self._keys.due, {uid: now}, lt=True)
+        return replace(found, deleted_at=None, complete_wanted_at=now)
 
     def _run(
         self,

@@ -63,11 +63,14 @@ def open_work(settings: Settings) -> Work:
         os.nice(_BEHIND)
         services.refresher().run(uid)
 
+    def sync(_worker: str, *, uid: str) -> None:
+        services.syncer().sync(uid)
+
     return Work(
         runs=services.runs,
         jobs=services.jobs(),
         connect=functools.partial(connect, settings, timeout_s=PATIENT_TIMEOUT_S),
-        functions={"train": train, "refresh": refresh},
+        functions={"train": train, "sync": sync, "refresh": refresh},
     )
 
 
