@@ -1,4 +1,4 @@
-"""What every benchmark shares: its options, alternating rounds, medians and ratios, the table, and processes to measure."""
+"""What every benchmark shares: options, alternating rounds, medians and ratios, the table, processes to measure."""
 
 from __future__ import annotations
 

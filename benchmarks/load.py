@@ -42,7 +42,7 @@ end
 
 @dataclass(frozen=True)
 class Load:
-    """What came of it. Times in milliseconds; ``failed`` counts answers that are not 2xx or 3xx and broken connections."""
+    """What came of it. ``failed`` counts answers that are not 2xx or 3xx, and broken connections."""
 
     per_second: float
     median_ms: float
