@@ -95,6 +95,10 @@ class WorkerStopping(RunEnded):
     """The worker was asked to stop; the run goes back to the queue."""
 
 
+class RunTimedOut(RunEnded):
+    """The run took longer than the operator lets a run take."""
+
+
 class RegistryError(RefitError):
     """Something about the version store."""
 

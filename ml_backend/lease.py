@@ -203,7 +203,13 @@ class _Watch:
     def _kill(self, why: str) -> None:
         if os.getppid() != self._trainer:
             return
-        log.error("run %s: killing its trainer, process %d: %s", self._lease.run_id, self._trainer, why)
+        log.error(
+            "project %s run %s: killing its trainer, process %d: %s",
+            self._lease.uid,
+            self._lease.run_id,
+            self._trainer,
+            why,
+        )
         if os.getpgid(self._trainer) == self._trainer:
             os.killpg(self._trainer, signal.SIGKILL)
         else:

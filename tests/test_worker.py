@@ -442,7 +442,7 @@ def test_a_run_that_takes_too_long_is_ended_and_counts_as_a_failure(stage: Stage
     assert dispatched is not None
     stage.jobs.enqueue_run(UID, run_id, dispatched.enqueue, timeout_s=1)
     assert stage.over(run_id).status == "failed"
-    assert "JobTimeoutException" in (stage.folder / "worker.log").read_text()
+    assert "RunTimedOut" in (stage.folder / "worker.log").read_text()
 
 
 def test_an_idle_worker_outlives_a_redis_that_comes_back_empty(tmp_path: Path) -> None:

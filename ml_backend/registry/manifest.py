@@ -61,7 +61,8 @@ class Manifest:
     """Everything known of one version. `Registry.publish` fills in number, name, files and time.
 
     ``created_at`` is seconds since the epoch, ``durations`` seconds, ``trained_on`` task ids (see `encode_ids`),
-    ``parent`` the number of the version it started from and was compared with, ``sizes`` counts such as examples.
+    ``parent`` the number of the version it started from and was compared with, ``sizes`` counts such as examples,
+    ``seq`` how far the project's changes were in the training set (None in versions of older releases).
     """
 
     number: int = 0
@@ -78,6 +79,7 @@ class Manifest:
     trigger: str = ""
     reason: str = ""
     run: str = ""
+    seq: int | None = None
     durations: dict[str, float] = field(default_factory=dict)
     libraries: dict[str, str] = field(default_factory=dict)
     parent: int | None = None

@@ -9,13 +9,22 @@ import shutil
 import time
 import traceback
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import metadata
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ml_backend.errors import LeaseLost, NotTrainable, RunCancelled, RunEnded, Unavailable, WorkerStopping
+from ml_backend.errors import (
+    LeaseLost,
+    NotTrainable,
+    RunCancelled,
+    RunEnded,
+    RunTimedOut,
+    Unavailable,
+    WorkerStopping,
+)
 from ml_backend.label_config import config_hash
 from ml_backend.registry import Manifest, Metrics, Promotion, encode_ids
+from ml_backend.state import Snapshot
 from ml_backend.training.compare import Comparing
 from ml_backend.training.snapshot import FileTrainingSet, Written, write
 
@@ -28,7 +37,7 @@ if TYPE_CHECKING:
     from ml_backend.event_way import ProjectSettings
     from ml_backend.registry import Registry, Version
     from ml_backend.runs import Lease, Runs
-    from ml_backend.state import Snapshot, State
+    from ml_backend.state import State
 
 log = logging.getLogger(__name__)
 
@@ -113,9 +122,9 @@ class Trainer:
         """Carry out a run, if it is its turn; it ends with a reason, whatever happens. Raises only `Unavailable`."""
         lease = self._runs.start(uid, run_id, worker, self._runs.time())
         if lease is None:
-            log.info("run %s: not its turn any more", run_id)
+            log.info("project %s run %s: not its turn any more", uid, run_id)
             return
-        log.info("run %s: started: %s", run_id, lease.reason)
+        log.info("project %s run %s: started (attempt %d): %s", uid, run_id, lease.attempt, lease.reason)
         directory = self._work / run_id
         try:
             with self._keep(lease) as keeper:
@@ -132,18 +141,21 @@ class Trainer:
             self._finish(attempt, "failed", f"nothing to train yet: {error}", counts=False)
         except WorkerStopping:
             self._runs.hand_back(lease, "its worker was asked to stop", self._runs.time())
-            log.warning("run %s: handed back, its worker was asked to stop", lease.run_id)
+            log.warning("%s: handed back, its worker was asked to stop", attempt)
         except LeaseLost as error:
-            log.warning("run %s: %s; nothing is published", lease.run_id, error)
+            log.warning("%s: %s; nothing is published", attempt, error)
         except RunCancelled:
             self._ended(attempt)
             self._finish(attempt, "cancelled", "cancelled")
+        except RunTimedOut as error:
+            self._ended(attempt)
+            self._finish(attempt, "failed", str(error), error=str(error), trace=traceback.format_exc())
         except Unavailable:
             raise
         except RunEnded as error:
             self._finish(attempt, "cancelled", str(error))
         except Exception as error:
-            log.exception("run %s: failed", lease.run_id)
+            log.exception("%s: failed", attempt)
             self._ended(attempt)
             said = f"{type(error).__name__}: {error}"[:500]
             self._finish(attempt, "failed", said, error=said, trace=traceback.format_exc())
@@ -151,6 +163,9 @@ class Trainer:
     def _train(self, attempt: _Attempt, directory: Path) -> None:
         lease = attempt.lease
         uid = lease.uid
+        if (published := self._published_before(lease)) is not None:
+            self._resume(attempt, published)
+            return
         if self._before is not None:
             with self._phase(attempt, "sync", 0.0):
                 self._before(uid)
@@ -191,6 +206,8 @@ class Trainer:
             run.stop_if_asked()
         with self._phase(attempt, "compare", 0.8):
             outcome = comparing.outcome(files, run.previous, refit.promote)
+            if refit.serve is not None:
+                outcome = replace(outcome, promote=False, reason=f"version {refit.serve} is pinned; {outcome.reason}")
             run.stop_if_asked()
         manifest = Manifest(
             trained_on=encode_ids(line.task for line in comparing.trained),
@@ -213,6 +230,7 @@ class Trainer:
             trigger=lease.trigger,
             reason=lease.reason,
             run=lease.run_id,
+            seq=snapshot.seq,
             durations=dict(attempt.durations),
             libraries=_libraries(),
             parent=parent.number if parent is not None else None,
@@ -228,19 +246,45 @@ class Trainer:
             version = self._registry.publish(
                 uid, number, files, manifest, lambda: self._runs.check(lease), now=self._runs.time()
             )
-        said = manifest.promotion.reason
-        if manifest.promotion.promoted:
-            with self._phase(attempt, "promote", 0.97):
-                version = self._registry.promote(uid, number, token=lease.token, now=self._runs.time())
         attempt.trained_size = written.annotations
+        self._conclude(attempt, version)
+
+    def _conclude(self, attempt: _Attempt, version: Version) -> None:
+        """What follows once the version exists; a run that dies in here is resumed from here."""
+        lease, uid = attempt.lease, attempt.lease.uid
+        promotion = version.manifest.promotion
+        attempt.version = version.name
+        if promotion.promoted:
+            with self._phase(attempt, "promote", 0.97):
+                version = self._registry.promote(uid, version.number, token=lease.token, now=self._runs.time())
         self._ended(attempt)
-        kind = "promoted" if manifest.promotion.promoted else "kept aside"
-        reason = f"{version.name} {kind}: {said}"
-        log.info("run %s: %s", lease.run_id, reason)
+        kind = "promoted" if promotion.promoted else "kept aside"
+        reason = f"{version.name} {kind}: {promotion.reason}"
         self._state.decided(uid, kind, reason, self._runs.time())
-        self._finish(attempt, "succeeded", reason, version=version.name)
-        if manifest.promotion.promoted and self._promoted is not None:
+        self._finish(attempt, "succeeded", reason)
+        if promotion.promoted and self._promoted is not None:
             self._promoted(uid, version)
+
+    def _published_before(self, lease: Lease) -> Version | None:
+        """The version that an earlier attempt of this run published before it died: no run publishes two."""
+        run = self._runs.get(lease.run_id) if lease.attempt > 1 else None
+        if run is None:
+            return None
+        for version in self._registry.versions(lease.uid):
+            made = version.manifest
+            # A Redis that lost everything counts its runs from 1 again.
+            if made.run == lease.run_id and made.seq is not None and made.created_at >= run.requested_at:
+                return version
+        return None
+
+    def _resume(self, attempt: _Attempt, version: Version) -> None:
+        made = version.manifest
+        log.info("%s: %s was published by an attempt before, going on from there", attempt, version.name)
+        attempt.snapshot = Snapshot(attempt.lease.uid, made.seq or 0, made.label_config or "", "", frozenset())
+        attempt.trained_size = made.sizes.get("annotations", 0)
+        attempt.durations = dict(made.durations)
+        attempt.began -= sum(made.durations.values())
+        self._conclude(attempt, version)
 
     # --- reporting ----------------------------------------------------------------------------------------------------
 
@@ -252,13 +296,14 @@ class Trainer:
         self._progress(attempt, name, fraction, "")
         yield
         attempt.durations[name] = round(time.monotonic() - began, 3)
+        log.info("%s: %s took %.2f s", attempt, name, attempt.durations[name])
 
     def _progress(self, attempt: _Attempt, phase: str, fraction: float, message: str) -> None:
         try:
             held = self._runs.progress(attempt.lease, phase, fraction, message, self._runs.time())
         except Unavailable as error:
             # Whether a Redis that is away ends the run is for the keeper to decide: it may be back in a second.
-            log.warning("run %s: its progress cannot be reported: %s", attempt.lease.run_id, error)
+            log.warning("%s: its progress cannot be reported: %s", attempt, error)
             return
         if not held:
             raise LeaseLost("the lease of this run is lost")
@@ -285,18 +330,21 @@ class Trainer:
         error: str = "",
         trace: str = "",
         counts: bool = True,
-        version: str = "",
     ) -> None:
-        self._runs.finish(
+        held = self._runs.finish(
             attempt.lease,
             outcome,
             reason=reason,
             error=error,
             traceback=trace,
-            details={"durations": attempt.durations, "version": version, "annotations": attempt.trained_size},
+            details={"durations": attempt.durations, "version": attempt.version, "annotations": attempt.trained_size},
             counts=counts,
             now=self._runs.time(),
         )
+        if not held:
+            log.warning("%s: its lease is lost, its end is not written: %s: %s", attempt, outcome, reason)
+            return
+        log.info("%s: %s: %s", attempt, outcome, reason)
         if outcome != "succeeded":
             self._state.decided(attempt.lease.uid, outcome, reason, self._runs.time())
 
@@ -308,7 +356,13 @@ class _Attempt:
     began: float
     snapshot: Snapshot | None = None
     trained_size: int | None = None
+    version: str = ""
     durations: dict[str, float] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        """How a line of the log begins."""
+        version = f" version {self.version}" if self.version else ""
+        return f"project {self.lease.uid} run {self.lease.run_id}{version}"
 
 
 def _nothing(written: Written) -> str:

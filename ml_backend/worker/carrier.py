@@ -25,7 +25,8 @@ from rq.worker import WorkerStatus
 from ml_backend.errors import Unavailable
 from ml_backend.jobs.carriage import CarriedJob, CarriedQueue, drop
 from ml_backend.lease import importable
-from ml_backend.worker.horse import DONE, FAILED, INTERRUPTED, Order, carry_out, command, leave
+from ml_backend.worker.horse import FAILED, INTERRUPTED, Order, carry_out, command, leave
+from ml_backend.worker.watch import RunWatch
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -102,8 +103,9 @@ class Carrier(Worker):
                 pipe.persist(job.key)
                 pipe.lrem(queue.intermediate_queue_key, 0, job.id)
                 pipe.execute()
+            watch = RunWatch(self._work.runs, job, self.name)
             self.fork_work_horse(job, queue)
-            self.monitor_work_horse(job, queue, execution)
+            self._watch_horse(job, execution, watch)
             with self.connection.pipeline() as pipe:
                 execution.delete(job=job, pipeline=pipe)
                 pipe.execute()
@@ -136,8 +138,8 @@ class Carrier(Worker):
             os.setpgid(pid, pid)
         self._horse_pid = pid
 
-    def monitor_work_horse(self, job: Job, queue: RqQueue, execution: Execution) -> None:  # noqa: ARG002
-        """Wait for the horse's end: hand on a stop, enforce the time limit, keep RQ's heartbeats."""
+    def _watch_horse(self, job: CarriedJob, execution: Execution, watch: RunWatch) -> None:
+        """Wait for the horse's end: hand on a stop, enforce time limit and lease, keep RQ's heartbeats."""
         began = beat = time.monotonic()
         told_at: float | None = None
         overdue = False
@@ -156,45 +158,16 @@ class Carrier(Worker):
             elif at - began > (job.timeout or 0) + _OVERTIME_S:
                 overdue = True
                 self._kill_group()
+            elif watch.lost(at):
+                log.error("run %s: killing process %d, which trains without a lease", watch.run_id, self._horse_pid)
+                self._kill_group()
             if at - beat > _HEARTBEAT_S:
                 beat = at
                 self.maintain_heartbeats(job, execution)
-            self._sleep(0.1 if told_at is not None else 1.0)
+            self._sleep(0.1 if told_at is not None else watch.every_s)
         self._kill_group()  # what it started must not outlive it
         self._horse_pid = 0
-        if isinstance(job, CarriedJob) and job.function == "train":
-            self._settle(job, status, stopped=told_at is not None, overdue=overdue)
-
-    def _settle(self, job: CarriedJob, status: int | None, *, stopped: bool, overdue: bool) -> None:
-        """Speak for a horse that ended without a word: its run must not wait for the lease to run out."""
-        uid, run_id = job.arguments.get("uid"), job.arguments.get("run_id")
-        if not isinstance(uid, str) or not isinstance(run_id, str):
-            return
-        runs = self._work.runs
-        try:
-            now = runs.time()
-            lease = runs.holder(uid, run_id, self.name)
-            broken = status not in {DONE, INTERRUPTED} and not stopped
-            if lease is None and broken:
-                # It died before it could start; the same would happen again and again, and never count.
-                lease = runs.start(uid, run_id, self.name, now)
-            if lease is None:
-                return
-            run = runs.get(run_id)
-            why = _in_words(status) if not overdue else f"took longer than {job.timeout} s, and did not stop"
-            if lease.expires_at <= now:
-                runs.expire(uid, now)
-            elif run is not None and run.cancelling:
-                runs.finish(lease, "cancelled", reason="cancelled", now=now)
-            elif stopped:
-                runs.hand_back(lease, "its worker was asked to stop", now)
-            elif broken:
-                runs.finish(lease, "failed", reason=f"the training process {why}", error=why, now=now)
-            else:
-                runs.lose(lease, "it ended without a result", now)
-            log.warning("run %s: the training process %s", run_id, why)
-        except (Unavailable, ValueError) as error:
-            log.warning("run %s: left to its lease: %s", run_id, error)
+        watch.settle(status, stopped=told_at is not None, overdue=overdue)
 
     def _order(self, job: Job) -> Order:
         assert isinstance(job, CarriedJob)  # noqa: S101 - for the types; `execute_job` looked
@@ -298,12 +271,3 @@ class SpawningCarrier(Carrier):
         """Start the horse, in a process group of its own."""
         argv = command(self._order(job), importable(self._open_work), logging.getLevelName(log.getEffectiveLevel()))
         self._horse_pid = os.posix_spawn(argv[0], argv, os.environ, setpgroup=0)
-
-
-def _in_words(status: int | None) -> str:
-    if status is None:
-        return "ended in an unknown way"
-    if status >= 0:
-        return f"ended with exit status {status}"
-    name = signal.Signals(-status).name if -status in set(signal.Signals) else f"signal {-status}"
-    return f"was killed by {name}" + (", most likely for want of memory" if status == -signal.SIGKILL else "")

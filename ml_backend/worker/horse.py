@@ -11,10 +11,10 @@ import sys
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from rq.timeouts import JobTimeoutException, UnixSignalDeathPenalty
+from rq.timeouts import UnixSignalDeathPenalty
 
 from ml_backend import lifeline
-from ml_backend.errors import Unavailable, WorkerStopping
+from ml_backend.errors import RunTimedOut, Unavailable, WorkerStopping
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -61,8 +61,7 @@ class Order:
 def carry_out(order: Order, open_work: Callable[[], Work], worker_pid: int) -> int:
     """Call the function; returns the process's exit status, whatever happens.
 
-    Raises `WorkerStopping` in the function when the worker is asked to stop, and RQ's `JobTimeoutException` when it
-    takes too long.
+    Raises `WorkerStopping` in the function when the worker is asked to stop, and `RunTimedOut` when it takes too long.
     """
     try:
         signal.signal(signal.SIGTERM, _stop)
@@ -70,7 +69,7 @@ def carry_out(order: Order, open_work: Callable[[], Work], worker_pid: int) -> i
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         lifeline.die_with_parent(signal.SIGKILL, parent=worker_pid)
         random.seed()
-        with UnixSignalDeathPenalty(order.timeout_s, JobTimeoutException):  # type: ignore[no-untyped-call]
+        with _TimeLimit(order.timeout_s):  # type: ignore[no-untyped-call]
             work = open_work()
             work.functions[order.function](order.worker, **order.arguments)
     except WorkerStopping:
@@ -83,6 +82,11 @@ def carry_out(order: Order, open_work: Callable[[], Work], worker_pid: int) -> i
         log.exception("job %s: failed", order.job_id)
         return FAILED
     return DONE
+
+
+class _TimeLimit(UnixSignalDeathPenalty):
+    def handle_death_penalty(self, signum: int, frame: FrameType | None) -> None:  # noqa: ARG002 - a signal handler
+        raise RunTimedOut(f"it took longer than {self._timeout} s, the limit for one run")
 
 
 def leave(status: int) -> NoReturn:
