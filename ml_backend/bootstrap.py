@@ -16,6 +16,7 @@ from ml_backend.errors import SettingsError
 from ml_backend.event_way import EventWay, ProjectSettings
 from ml_backend.lease import LeaseKeeper
 from ml_backend.models import find_model
+from ml_backend.pinning import Pinning
 from ml_backend.predictions import PredictionServer
 from ml_backend.refresh import Records, Refresher, Refreshing
 from ml_backend.registry import Registry
@@ -74,6 +75,7 @@ class Services:
             run_timeout=self.settings.run_timeout,
             syncing=self.syncs(),
             refreshing=self.refreshing(),
+            pinning=Pinning(self.state, self.registry, self.project_settings),
         )
 
     def standings(self) -> Standings:

@@ -26,7 +26,7 @@ IDLE_S = 600.0
 
 
 class Considering(Protocol):
-    """What the clock needs of whoever brings training sets, or Label Studio's predictions, up to date."""
+    """What the clock needs of whoever brings training sets, predictions or what serves up to date."""
 
     def consider(self, project: ProjectState, now: float) -> float | None:
         """Ask for a sync, or a refresh, if one is due; returns when to consider it again."""
@@ -46,6 +46,7 @@ class Clock:
         run_timeout: float,
         syncing: Considering | None = None,
         refreshing: Considering | None = None,
+        pinning: Considering | None = None,
     ) -> None:
         self._state = state
         self._due = due
@@ -53,7 +54,7 @@ class Clock:
         self._jobs = jobs
         self._settings = settings
         self._run_timeout = run_timeout
-        self._others = [one for one in (syncing, refreshing) if one is not None]
+        self._others = [one for one in (pinning, syncing, refreshing) if one is not None]
         self._last: dict[str, str] = {}
 
     def tick(self, now: float) -> int:

@@ -222,6 +222,24 @@ def test_the_project_may_ask_for_better_versions_only(services: Services, traine
     assert "not better than what serves" in done.ending
 
 
+def test_while_a_version_is_pinned_new_ones_are_kept_aside(services: Services, trainer: Trainer) -> None:
+    annotate(services, *range(1, 13))
+    run(services, trainer)
+    services.state.setup(UID, CONFIG, '{"refit": {"serve": 1}}', time.time())
+    assert "version 1 is pinned" in run(services, trainer).ending
+    assert services.registry.serving(UID).number == 1
+
+
+def test_pinning_an_older_version_lets_it_serve_again_with_the_reason(services: Services, trainer: Trainer) -> None:
+    annotate(services, *range(1, 13))
+    run(services, trainer)
+    run(services, trainer)
+    services.state.setup(UID, CONFIG, '{"refit": {"serve": 1}}', time.time())
+    services.clock().consider(UID, time.time())
+    assert services.registry.serving(UID).number == 1
+    assert services.state.decisions(UID)[0]["kind"] == "pinned"
+
+
 def test_the_parents_files_are_there_to_start_from(services: Services, trainer: Trainer) -> None:
     annotate(services, *range(1, 13))
     run(services, trainer)
