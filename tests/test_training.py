@@ -237,7 +237,7 @@ def test_pinning_an_older_version_lets_it_serve_again_with_the_reason(services: 
     services.state.setup(UID, CONFIG, '{"refit": {"serve": 1}}', time.time())
     services.clock().consider(UID, time.time())
     assert services.registry.serving(UID).number == 1
-    assert services.state.decisions(UID)[0]["kind"] == "pinned"
+    assert "pinned" in {one["kind"] for one in services.state.decisions(UID)}
 
 
 def test_the_parents_files_are_there_to_start_from(services: Services, trainer: Trainer) -> None:
