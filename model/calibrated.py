@@ -95,7 +95,11 @@ class Answers:
     def several(cls, answers: list[frozenset[str]]) -> Answers:
         """Any number of labels for each row."""
         labels = tuple(sorted(frozenset[str]().union(*answers)))
-        return cls(labels, multiple=True, given=np.array([[one in some for one in labels] for some in answers], bool))
+        numbers = {label: number for number, label in enumerate(labels)}
+        given = np.zeros((len(answers), len(labels)), bool)
+        for row, some in enumerate(answers):
+            given[row, [numbers[label] for label in some]] = True
+        return cls(labels, multiple=True, given=given)
 
     def why_not(self) -> str | None:
         """Why nothing can be learnt from them."""

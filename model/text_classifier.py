@@ -92,6 +92,7 @@ class TextClassifier(TrainingBackend):
         from model.text_ngrams import NGrams  # noqa: PLC0415
 
         gathered, texts = _gather(data, run)
+        most_labels = max((len(one.control.labels) for one in gathered), default=1)
         counted: dict[TaskText, tuple[NGrams, csr_array]] = {}
         heads: dict[str, Head] = {}
         metrics: dict[str, float] = {}
@@ -105,7 +106,7 @@ class TextClassifier(TrainingBackend):
             say(0.0)
             if one.source not in counted:
                 ngrams = NGrams()
-                counted[one.source] = ngrams, ngrams.fit(texts[one.source])
+                counted[one.source] = ngrams, ngrams.fit(texts[one.source], most_labels)
             ngrams, counts = counted[one.source]
             classifier, quality = fit(ngrams, counts[one.rows], answers, run.seed, say)
             heads[name] = text_version.Head(list(counted).index(one.source), classifier)
@@ -195,10 +196,12 @@ def _answer(
     if not kept or (classifier.multiple and control.attributes.get("choice") != "multiple"):
         return
     chosen, sure, margins = classifier.choose(rows, kept)
-    region = {"from_name": control.name, "to_name": source.name, "type": "choices"}
+    name, to = control.name, source.name
     for place, labels, score, margin in zip(places, chosen, sure, margins, strict=True):
         answer = answers[place] or {"result": [], "score": 1.0}
         if labels:
-            answer["result"].append({**region, "value": {"choices": labels}, "score": score})
+            value = {"choices": labels}
+            region = {"from_name": name, "to_name": to, "type": "choices", "value": value, "score": score}
+            answer["result"].append(region)
         answer["score"] = min(answer["score"], margin)
         answers[place] = answer

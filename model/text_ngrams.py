@@ -11,7 +11,7 @@ import copy
 import re
 import unicodedata
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import chain, count, repeat
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -32,6 +32,8 @@ _tokens = re.compile(rf"[{_IN_WORD}]+(?:['\u2019][{_IN_WORD}]+)*|[^\s{_IN_WORD}]
 
 _LONGEST_TEXT = 50_000
 _MOST_OF_A_KIND = 150_000
+# Weights while training, 8 bytes each.
+_MOST_WEIGHTS = 50_000_000
 _PLENTY = 2_000
 # Runs of characters outnumber words by seven to one, and misspellings need them; found by cross-validation.
 _WORDS_WEIGH = 0.7
@@ -63,17 +65,21 @@ class NGrams:
         """How many columns there are."""
         return len(self.words) + len(self.pairs) + len(self.runs)
 
-    def fit(self, texts: Sequence[str]) -> sparse.csr_array:
-        """Learn the vocabulary of ``texts`` and return their counts (texts x columns), not yet weighed."""
+    def fit(self, texts: Sequence[str], labels: int = 1) -> sparse.csr_array:
+        """Learn the vocabulary of ``texts`` and return their counts (texts x columns), not yet weighed.
+
+        The more ``labels`` are to be told apart, the fewer columns there may be; those that occur the most stay.
+        """
         read = _read(texts)
-        self.words = _names(read.words, read.tokens)
+        most = min(_MOST_OF_A_KIND, _MOST_WEIGHTS // (3 * labels))
+        self.words = _names(read.words, read.tokens, most)
         runs, _ = _runs(read.words)
-        distinct: dict[str, int] = {}
-        self.runs = _names(distinct, _numbers(distinct, runs, grow=True))
-        found, often = np.unique(self._neighbours(read), return_counts=True)
+        distinct = _distinct(runs)
+        self.runs = _names(distinct, _numbers(distinct, runs), most)
+        pairs = self._neighbours(read)
+        found, often = np.unique(pairs[pairs >= 0], return_counts=True)
         # With many examples a pair that occurred once is rarely met again, and such pairs are half of the model.
-        found = found[_kept(often, at_least=2 if len(texts) >= _PLENTY else 1)]
-        self.pairs = found[found >= 0]
+        self.pairs = found[_kept(often, most, at_least=2 if len(texts) >= _PLENTY else 1)]
         counts = self._counts(read)
         self.idf = inverse_document_frequency(counts).astype(np.float32)
         return counts
@@ -138,9 +144,9 @@ def inverse_document_frequency(counts: sparse.csr_array) -> NDArray[np.float64]:
 
 def _read(texts: Sequence[str]) -> _Read:
     found = [_tokens(unicodedata.normalize("NFKC", text[:_LONGEST_TEXT]).lower()) for text in texts]
-    words: dict[str, int] = {}
-    tokens = _numbers(words, list(chain.from_iterable(found)), grow=True)
-    return _Read(list(words), tokens, np.fromiter(map(len, found), np.int64, len(found)))
+    tokens = list(chain.from_iterable(found))
+    words = _distinct(tokens)
+    return _Read(list(words), _numbers(words, tokens), np.fromiter(map(len, found), np.int64, len(found)))
 
 
 def _runs(words: Sequence[str]) -> tuple[list[str], Ints]:
@@ -154,11 +160,14 @@ def _runs(words: Sequence[str]) -> tuple[list[str], Ints]:
     return runs, np.fromiter((3 * len(word) + 1 for word in words), np.int64, len(words))
 
 
-def _numbers(known: dict[str, int], names: Sequence[str], *, grow: bool = False) -> Ints:
-    """The number of each name; for a name that is not known a new one if it may ``grow``, else -1."""
-    if grow:
-        return np.fromiter((known.setdefault(name, len(known)) for name in names), np.int64, len(names))
-    return np.fromiter((known.get(name, -1) for name in names), np.int64, len(names))
+def _distinct(names: Sequence[str]) -> dict[str, int]:
+    """The different names, numbered in the order in which they come."""
+    return dict(zip(dict.fromkeys(names), count(), strict=False))
+
+
+def _numbers(known: dict[str, int], names: Sequence[str]) -> Ints:
+    """The number of each name, -1 for a name that is not known."""
+    return np.fromiter(map(known.get, names, repeat(-1)), np.int64, len(names))
 
 
 def _rows(columns: Ints, heights: Ints, width: int) -> sparse.csr_array:
@@ -170,15 +179,15 @@ def _rows(columns: Ints, heights: Ints, width: int) -> sparse.csr_array:
     return sparse.csr_array((np.ones(len(kept), np.float32), kept, bounds), shape=(len(heights), width))
 
 
-def _names(names: Sequence[str] | dict[str, int], seen: Ints) -> dict[str, int]:
-    """A vocabulary of the names whose numbers were ``seen``, most frequent ones if they are too many."""
-    kept = set(_kept(np.bincount(seen, minlength=len(names)), at_least=1).tolist())
+def _names(names: Sequence[str] | dict[str, int], seen: Ints, most: int) -> dict[str, int]:
+    """A vocabulary of the names whose numbers were ``seen``, at ``most`` so many."""
+    kept = set(_kept(np.bincount(seen, minlength=len(names)), most, at_least=1).tolist())
     return {name: place for place, name in enumerate(name for number, name in enumerate(names) if number in kept)}
 
 
-def _kept(often: Ints, *, at_least: int) -> Ints:
+def _kept(often: Ints, most: int, *, at_least: int) -> Ints:
     """Places of what occurred often enough, the most frequent ones if they are too many; ascending."""
     kept = np.flatnonzero(often >= at_least)
-    if len(kept) > _MOST_OF_A_KIND:
-        kept = np.sort(kept[np.argsort(-often[kept], kind="stable")[:_MOST_OF_A_KIND]])
+    if len(kept) > most:
+        kept = np.sort(kept[np.argsort(-often[kept], kind="stable")[:most]])
     return kept

@@ -356,6 +356,15 @@ def test_signs_that_belong_to_letters_do_not_cut_words() -> None:
     assert set(ngrams.words) == {"नमस्ते", "दुनिया", "สวัสดี", "café", "don't", "😀", "ok", "!"}
 
 
+def test_the_more_labels_there_are_the_fewer_words_are_kept_and_those_are_the_most_frequent() -> None:
+    texts = [" ".join(f"word{number}" for number in range(rare)) for rare in range(1, 60)]
+    few, many = NGrams(), NGrams()
+    few.fit(texts)
+    many.fit(texts, labels=1_000_000)
+    assert (len(few.words), len(many.words), len(many.pairs)) == (59, 16, 15)
+    assert set(many.words) == {f"word{number}" for number in range(16)}
+
+
 def test_what_only_left_out_texts_have_does_not_count_in_any_way() -> None:
     kept, left_out = ["red and green", "green and blue", "blue"], ["red and yellow", "yellow!"]
     alone, together = NGrams(), NGrams()
