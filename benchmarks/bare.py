@@ -26,19 +26,14 @@ def setup() -> object:
     return jsonify(model_version="m")
 
 
-if "BARE_MODEL" in os.environ:
-    import pickle
+if "BARE_VERSION" in os.environ:
     from pathlib import Path
 
-    _pipeline = pickle.loads(Path(os.environ["BARE_MODEL"]).read_bytes())
+    from model.text_classifier import TextClassifier
+
+    _model = TextClassifier(label_config=Path(os.environ["BARE_CONFIG"]).read_text())
+    _model.load(Path(os.environ["BARE_VERSION"]))
 
     @app.post("/predict")
     def predict() -> object:
-        texts = [task["data"]["text"] for task in request.get_json()["tasks"]]
-        sure = _pipeline.predict_proba(texts)
-        labels = _pipeline.classes_[sure.argmax(axis=1)]
-        results = []
-        for label, score in zip(labels.tolist(), sure.max(axis=1).tolist(), strict=True):
-            region = {"from_name": "label", "to_name": "text", "type": "choices", "value": {"choices": [label]}}
-            results.append({"result": [region], "score": score, "model_version": "m"})
-        return jsonify(results=results)
+        return jsonify(results=_model.predict(request.get_json()["tasks"]))
