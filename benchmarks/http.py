@@ -93,13 +93,13 @@ def servers(*, fsyncs: tuple[str, ...] = ("always", "everysec")) -> Iterator[dic
 
 def webhook(chosen: Options, running: dict[str, Server]) -> list[Row]:
     """Requests per second and p99, idle but for this load."""
-    length, rows = (1.0 if chosen.short else 3.0), []
+    length, rows = (0.2 if chosen.short else 3.0), []
     for title, new in (("the same annotation", False), ("new annotations", True)):
         if chosen.short and not new:
             continue
         measures = {name: Loaded(server, created(new=new), length) for name, server in running.items()}
         for measure in measures.values():
-            load(measure.port, created(new=False), 1.0)  # the first requests open connections and load scripts
+            load(measure.port, created(new=False), length)  # the first requests open connections and load scripts
         found = alternate(chosen.rounds, **measures)
         for mode in ("always", "everysec"):
             p99 = statistics.median(measures[mode].p99)
@@ -145,7 +145,7 @@ def training(chosen: Options) -> list[Row]:
                 return bool(ask(backend.port, "POST", "/job_status", {"job": job})[1]["job_status"] == "started")
 
             wait_until(trains, 30, f"the run {job} of {uid} trains; {status} {answer}")
-            loaded = Loaded(backend, created(new=True), 1.0 if chosen.short else 3.0)
+            loaded = Loaded(backend, created(new=True), 0.2 if chosen.short else 3.0)
             rates = [loaded() for _ in range(chosen.rounds)]
             if not trains():
                 raise RuntimeError("the run ended before the measurement")
@@ -185,7 +185,7 @@ def setup(chosen: Options, running: dict[str, Server]) -> list[Row]:
         ("/setup", Request("POST", "/setup", numbered(recorded("02-post-setup")))),
         ("/health", Request("GET", "/health")),
     ):
-        measures = {name: Loaded(server, request, 1.0 if chosen.short else 3.0) for name, server in running.items()}
+        measures = {name: Loaded(server, request, 0.2 if chosen.short else 3.0) for name, server in running.items()}
         found = alternate(chosen.rounds, **measures)
         modes = ("always", "everysec") if path == "/setup" else ("always",)
         for mode in modes:

@@ -74,7 +74,8 @@ def numbered(body: dict[str, Any], *paths: str) -> bytes:
 
 def load(port: int, request: Request, seconds: float, *, connections: int = 4, start: int = 0) -> Load:
     """Send the request for some seconds, each connection as soon as it has its answer; raises when any failed."""
-    with_wrk = shutil.which("wrk")
+    # wrk measures whole seconds only.
+    with_wrk = shutil.which("wrk") is not None and seconds >= 1
     found = (_wrk if with_wrk else _own)(port, request, seconds, connections, start)
     if found.failed or not found.requests:
         raise RuntimeError(f"{request.method} {request.path}: {found.failed} of {found.requests} requests failed")

@@ -42,7 +42,7 @@ def tasks_per_second(port: int, body: bytes, size: int, length_s: float) -> Call
 
 def compare(chosen: Options, ours: FedBackend, other: Server, texts: Sequence[str]) -> list[Row]:
     """A row for each size."""
-    rows, length_s = [], 1.0 if chosen.short else 2.0
+    rows, length_s = [], 0.2 if chosen.short else 2.0
     for size in (1, 100) if chosen.short else SIZES:
         body = predict_body([texts[number % len(texts)] for number in range(size)], ours.config)
         measures = {
@@ -81,7 +81,7 @@ def measured(chosen: Options) -> list[Row]:
         if chosen.wants("peer"):
             with Peer(where, questions.train[:size], ours.config) as peer:
                 body = predict_body(texts[:1], ours.config)
-                length_s = 1.0 if chosen.short else 2.0
+                length_s = 0.2 if chosen.short else 2.0
                 measures = {
                     "ours": tasks_per_second(ours.port, body, 1, length_s),
                     "peer": tasks_per_second(peer.port, body, 1, length_s),
