@@ -242,6 +242,11 @@ class Trainer:
     def _publish(self, attempt: _Attempt, files: Path, manifest: Manifest, written: Written) -> None:
         lease, uid = attempt.lease, attempt.lease.uid
         with self._phase(attempt, "publish", 0.9):
+            # A trainer that lost its lease between the last look and the last write may have come to its end meanwhile.
+            published = self._published_before(lease)
+            if published is not None:
+                self._resume(attempt, published)
+                return
             number = self._registry.new_number(uid)
             version = self._registry.publish(
                 uid, number, files, manifest, lambda: self._runs.check(lease), now=self._runs.time()
@@ -284,7 +289,14 @@ class Trainer:
         attempt.trained_size = made.sizes.get("annotations", 0)
         attempt.durations = dict(made.durations)
         attempt.began -= sum(made.durations.values())
+        self._ask_again(attempt.lease, attempt.snapshot)
         self._conclude(attempt, version)
+
+    def _ask_again(self, lease: Lease, seen: Snapshot) -> None:
+        """A click that joined after the version was made asked for more than it holds; the policy sees to the rest."""
+        if lease.click and self._state.snapshot(lease.uid).seq > seen.seq:
+            now = self._runs.time()
+            self._runs.request(lease.uid, trigger=lease.trigger, reason=lease.reason, due=now, click=True, now=now)
 
     # --- reporting ----------------------------------------------------------------------------------------------------
 
