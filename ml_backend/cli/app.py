@@ -93,9 +93,33 @@ def train(
     watch: Annotated[bool, typer.Option("--watch", help="Stay and show how far it is.")] = False,
 ) -> None:
     """Train now with whatever there is, as Start Training does."""
-    from ml_backend.cli.show import train_now  # noqa: PLC0415
+    from ml_backend.cli.jobs import train_now  # noqa: PLC0415
 
     raise typer.Exit(train_now(_settings(data_dir=data_dir), project, watch=watch))
+
+
+@app.command()
+def jobs(
+    project: Annotated[str | None, typer.Argument(help="The project's id or uid; all projects, if not given.")] = None,
+    data_dir: DataDir = None,
+    limit: Annotated[int, typer.Option(min=0, max=200, help="Ended runs of each project.")] = 10,
+    as_json: Annotated[bool, typer.Option("--json", help="For scripts.")] = False,
+) -> None:
+    """List runs: what waits, what trains and what is over."""
+    from ml_backend.cli.jobs import show_jobs  # noqa: PLC0415
+
+    show_jobs(_settings(data_dir=data_dir), project, limit=limit, as_json=as_json)
+
+
+@app.command()
+def cancel(
+    run: Annotated[str | None, typer.Argument(help="The run's id; not needed while there is only one.")] = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Cancel a run that waits or trains; nothing of it is published."""
+    from ml_backend.cli.jobs import cancel_run  # noqa: PLC0415
+
+    raise typer.Exit(cancel_run(_settings(data_dir=data_dir), run))
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""status, train and versions: what people look at in a terminal."""
+"""status and versions: what people look at in a terminal."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
@@ -15,13 +14,10 @@ from ml_backend import policy
 from ml_backend.bootstrap import PATIENT_TIMEOUT_S, make_services
 from ml_backend.embedded import PrivateValkey
 from ml_backend.errors import ProjectUnknown
-from ml_backend.event_way import CLICK
 
 if TYPE_CHECKING:
     from ml_backend.bootstrap import Services
     from ml_backend.settings import Settings
-
-_POLL_S = 0.2
 
 
 def show_status(settings: Settings, project: str | None, *, as_json: bool) -> None:
@@ -77,40 +73,6 @@ def show_versions(settings: Settings, project: str | None, *, as_json: bool) -> 
             manifest.promotion.reason,
         )
     console.print(table)
-
-
-def train_now(settings: Settings, project: str | None, *, watch: bool) -> int:
-    """Ask for a run as a click does; with ``watch``, follow it to its end. Returns the exit status."""
-    services = open_services(settings)
-    uid = find_uid(services, project)
-    now = time.time()
-    asked = services.runs.request(uid, trigger=CLICK, reason="ml-backend train", due=now, click=True, now=now)
-    console = Console()
-    console.print(f"run {asked.id} " + ("waits already: joined" if asked.joined else "is queued"))
-    return _follow(services, asked.id, console) if watch else 0
-
-
-def _follow(services: Services, run_id: str, console: Console) -> int:
-    columns = (
-        TextColumn("{task.description:<12}"),
-        BarColumn(),
-        TextColumn("{task.fields[message]}"),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=console) as bar:
-        task = bar.add_task("queued", total=1.0, message="")
-        while (run := services.runs.get(run_id)) is not None and not run.over:
-            bar.update(
-                task, description=run.phase or run.status, completed=run.fraction, message=run.message or run.reason
-            )
-            time.sleep(_POLL_S)
-        if run is not None and run.status == "succeeded":
-            bar.update(task, description="done", completed=1.0, message="")
-    if run is None:
-        console.print("the run is not known any more")
-        return 1
-    console.print(f"{run.status}: {run.ending}")
-    return 0 if run.status == "succeeded" else 1
 
 
 def _summary(services: Services, uid: str) -> dict[str, Any] | None:
