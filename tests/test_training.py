@@ -234,8 +234,11 @@ def test_pinning_an_older_version_lets_it_serve_again_with_the_reason(services: 
     annotate(services, *range(1, 13))
     run(services, trainer)
     run(services, trainer)
+    clock = services.clock()
+    while clock.tick(time.time()):
+        pass
     services.state.setup(UID, CONFIG, '{"refit": {"serve": 1}}', time.time())
-    services.clock().consider(UID, time.time())
+    assert clock.tick(time.time()) == 1, "new settings wake the clock"
     assert services.registry.serving(UID).number == 1
     assert "pinned" in {one["kind"] for one in services.state.decisions(UID)}
 

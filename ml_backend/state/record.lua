@@ -18,7 +18,7 @@ if ARGV[19] == 'tasks' then set('last_tasks', ARGV[1]) end
 if ARGV[20] ~= '' then set('want_' .. ARGV[20], ARGV[1]) end
 
 -- What the payload says of the project counts only when it is not older than what is known.
-local config_needed = 0
+local config_needed, new_settings = 0, not known[1]
 local project_updated = tonumber(ARGV[7])
 local newer = not project_updated or project_updated >= number(known[9])
 if newer then
@@ -29,12 +29,13 @@ if newer then
     if ARGV[6] ~= '' then
       redis.call('SET', KEYS[7], ARGV[6])
       set('config_hash', ARGV[5])
+      new_settings = true
     else
       config_needed = 1
     end
   end
 end
-if ARGV[9] ~= '' and ARGV[9] ~= known[16] then set('params', ARGV[9]) end
+if ARGV[9] ~= '' and ARGV[9] ~= known[16] then set('params', ARGV[9]); new_settings = true end
 
 -- Counters: dated ones replace older ones; undated ones only raise suspicion. After a late event that changed something the
 -- newest are compared again; a repeat says nothing new.
@@ -51,7 +52,7 @@ if ARGV[10] ~= '' then
 end
 
 if seq ~= before or ARGV[10] ~= '' or ARGV[20] ~= '' then redis.call('HINCRBY', meta_key, 'touch', 1) end
-if seq ~= before or ARGV[10] ~= '' or ARGV[20] ~= '' or not known[1] then redis.call('ZADD', KEYS[10], ARGV[1], ARGV[2]) end
+if seq ~= before or ARGV[10] ~= '' or ARGV[20] ~= '' or new_settings then redis.call('ZADD', KEYS[10], ARGV[1], ARGV[2]) end
 redis.call('HSET', meta_key, unpack(update))
 return {seq - before, config_needed, redis.call('ZCARD', changed_key), redis.call('HGETALL', meta_key),
   redis.call('HGET', KEYS[11], 'id') or '', redis.call('HGET', KEYS[12], 'id') or '', stale,
