@@ -113,7 +113,8 @@ class _GivenEnvironment(EnvSettingsSource):
         super().__init__(settings)
 
     def _load_env_vars(self) -> Mapping[str, str | None]:
-        return {name.lower(): value for name, value in self._given.items()}
+        # A variable that is there and empty, as compose files leave them, is not set.
+        return {name.lower(): value for name, value in self._given.items() if value}
 
 
 class Settings(BaseSettings):

@@ -59,7 +59,7 @@ class RunningBackend:
         self.port = port or free_port()
         self._command = command or [sys.executable, "-P", "-m", "ml_backend.cli"]
         self._arguments = arguments or []
-        self._environment = dict(environment or {})
+        self.environment = dict(environment or {})
         self.log_path = data_dir.with_name(data_dir.name + ".log")
         self.process: subprocess.Popen[bytes] | None = None
         self.url = ""
@@ -76,7 +76,7 @@ class RunningBackend:
                 [*self._command, "start", *self._arguments, "--port", str(self.port), "--data-dir", str(self.data_dir)],
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env={**kept, "COLUMNS": "200", **self._environment},
+                env={**kept, "COLUMNS": "200", **self.environment},
                 cwd=self.data_dir.parent,
                 start_new_session=True,
             )

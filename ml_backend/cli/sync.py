@@ -26,7 +26,7 @@ def sync_now(settings: Settings, project: str | None, *, complete: bool, watch: 
         raise SettingsError(settings.missing_for_label_studio[0], problem)
     uids = [find_uid(services, project)] if project is not None else _alive(services)
     if not uids:
-        raise ProjectUnknown("project", "none is known yet: connect this backend in Label Studio (Settings → Model)")
+        raise ProjectUnknown("project", "none is connected: connect this backend in Label Studio (Settings → Model)")
     console = Console()
     kind: SyncKind = "complete" if complete else "incremental"
     now = time.time()
