@@ -33,7 +33,7 @@ def config_of(labels: Sequence[str]) -> str:
 
 
 def annotated(first: int, rows: Sequence[Question], config: str) -> bytes:
-    """An ANNOTATIONS_CREATED of these rows, each the annotation of a task of its own (fact 4); ids from ``first`` on."""
+    """An ANNOTATIONS_CREATED of these rows, each of a task of its own (fact 4); ids from ``first`` on."""
     annotations, tasks = [], []
     for number, (text, label) in enumerate(rows, first):
         when = (_BEGIN + timedelta(seconds=number)).isoformat()

@@ -1,0 +1,194 @@
+"""What an annotator feels: Submit on a real Label Studio 1.23.2, with this backend connected and without any.
+
+Annotations go to a project with the backend and to an equal one without: at rest, while a run trains (it takes a whole
+core for as long as it lasts), and while the predictions of a new version are sent.
+Usage: python -m benchmarks.submit [--json] [--short] [--rounds N] [--only rest|training|refreshing]
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.common import Options, Row, compared, environment, folder, options, report
+from benchmarks.http import BURNER
+from tests.label_studio.driver import Driver, choices, choices_config
+from tests.label_studio.server import RealLabelStudio
+from tests.running import RunningBackend, wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+LABELS = ("good", "bad")
+SIZES = (0, 5_000)
+REFRESHED = 1_000
+PARTS = ("rest", "training", "refreshing")
+GOALS = {"rest": 1.25, "training": 1.25, "refreshing": 1.5}
+SAID = {"rest": "at rest", "training": "while a run trains", "refreshing": "while predictions are refreshed"}
+
+
+@dataclass
+class Project:
+    """A project with labelled tasks, others to annotate, and the connection to the backend if it has one."""
+
+    id: int
+    fresh: list[int]
+    connection: int | None = None
+
+    def submit(self, person: Driver) -> float:
+        """Seconds of one Submit."""
+        task = self.fresh.pop()
+        began = time.perf_counter()
+        person.annotate(task, choices(LABELS[task % 2]))
+        return time.perf_counter() - began
+
+
+def project(person: Driver, labelled: int, fresh: int, url: str | None) -> Project:
+    """Make one."""
+    made = int(person.create_project(choices_config(LABELS))["id"])
+    for at in range(0, labelled, 1_000):
+        some = range(at, min(at + 1_000, labelled))
+        tasks: list[dict[str, Any]] = [
+            {"data": {"text": f"text {n}"}, "annotations": [{"result": choices(LABELS[n % 2])}]} for n in some
+        ]
+        person.import_tasks(made, tasks)
+    connection = int(person.connect(made, url)["id"]) if url is not None else None
+    return Project(made, person.import_tasks(made, [{"text": f"new {n}"} for n in range(fresh)]), connection)
+
+
+def submits(person: Driver, one: Project, times: int, going_on: Callable[[], bool] = lambda: True) -> list[float]:
+    """Milliseconds of each Submit; fewer than ``times`` when ``going_on`` says that what they are measured beside ended."""
+    found: list[float] = []
+    while len(found) < times and going_on():
+        found.append(1000 * one.submit(person))
+    return found
+
+
+class Measurement:
+    """One part with projects of one size."""
+
+    def __init__(self, person: Driver, label_studio: RealLabelStudio, where: Path, *, size: int, times: int) -> None:
+        self.person, self.label_studio, self.where = person, label_studio, where
+        self.size, self.times = size, times
+        self.refreshed = REFRESHED if times > 10 else 40
+
+    def row(self, part: str) -> Row:
+        """Measure it."""
+        with self._backend(part) as backend:
+            ours = self._project(backend.url, more=self.refreshed if part == "refreshing" else 0)
+            other = self._project(None)
+            for one in (ours, other):
+                one.submit(self.person)
+            if self.size:
+                wait_until(lambda: _trainable(backend) >= self.size, 300, "the labelled tasks are read", every_s=1)
+            if part == "rest":
+                with_it, without = self._in_turns(ours, other)
+            else:
+                # What goes on is felt in every project of this Label Studio: "without" is before it, and after it.
+                without = submits(self.person, other, self.times // 2 + 1)
+                going_on = self._train(ours, backend) if part == "training" else self._refresh(ours, backend)
+                with_it = submits(self.person, ours, self.times, going_on)
+                if part == "training" and not going_on():
+                    raise RuntimeError("the run ended before the measurement")
+        if part != "rest":
+            without += submits(self.person, other, self.times // 2 + 1)
+        for one in (ours, other):
+            self.person.delete_project(one.id)
+        if not with_it:
+            raise RuntimeError(f"nothing was measured {SAID[part]}")
+        return compared(
+            f"Submit, {self.size:,} labelled tasks, {SAID[part]}",
+            [statistics.median(with_it)],
+            [statistics.median(without)],
+            "ms",
+            at_most=GOALS[part],
+            note=f"{len(with_it)} and {len(without)} submits, slowest {max(with_it):.0f} and {max(without):.0f} ms",
+        )
+
+    def _backend(self, part: str) -> RunningBackend:
+        studio = self.label_studio
+        given = {"LABEL_STUDIO_URL": studio.base_url, "LABEL_STUDIO_API_KEY": studio.personal_token}
+        if part == "rest":
+            given["ML_BACKEND_RETRAIN_MIN_ANNOTATIONS"] = "1000000"
+        data = self.where / f"{part}-{self.size}" / "data"
+        data.mkdir(parents=True)
+        return RunningBackend(data, arguments=[BURNER] if part == "training" else [], environment=given)
+
+    def _project(self, url: str | None, *, more: int = 0) -> Project:
+        return project(self.person, self.size, 2 * self.times + 20 + more, url)
+
+    def _in_turns(self, ours: Project, other: Project) -> tuple[list[float], list[float]]:
+        found: tuple[list[float], list[float]] = ([], [])
+        for number in range(self.times):
+            turns = [(ours, found[0]), (other, found[1])]
+            for one, times in reversed(turns) if number % 2 else turns:
+                times.append(1000 * one.submit(self.person))
+        return found
+
+    def _train(self, ours: Project, backend: RunningBackend) -> Callable[[], bool]:
+        """Click on Start Training; whether the run still trains."""
+        job = self._click(ours)
+
+        def trains() -> bool:
+            return bool(backend.post("/job_status", {"job": job})[1].get("job_status") == "started")
+
+        wait_until(trains, 30, f"the run {job} trains", every_s=0.1)
+        return trains
+
+    def _refresh(self, ours: Project, backend: RunningBackend) -> Callable[[], bool]:
+        """Train a version; once its first predictions are there, whether some are still to come."""
+        for _ in range(10):
+            ours.submit(self.person)
+        self._click(ours)
+
+        def arrived() -> int:
+            return sum(self.person.model_versions(ours.id).values())
+
+        wait_until(arrived, 120, "the first fresh prediction arrives", every_s=0.05)
+        # The first Submit counts whatever happens: in the short form there is hardly anything to send.
+        said = itertools.count()
+        return lambda: next(said) < 1 or arrived() < self.refreshed
+
+    def _click(self, ours: Project) -> str:
+        assert ours.connection is not None
+        before = len(self.label_studio.train_jobs(ours.connection))
+        self.person.start_training(ours.connection)
+        jobs = self.label_studio.train_jobs(ours.connection)
+        if len(jobs) == before:
+            raise RuntimeError("Start Training brought no job")
+        return jobs[-1]
+
+
+def _trainable(backend: RunningBackend) -> int:
+    argv = [sys.executable, "-P", "-m", "ml_backend.cli", "status", "--json", "--data-dir", str(backend.data_dir)]
+    said = json.loads(subprocess.run(argv, check=True, capture_output=True, env=environment({})).stdout)
+    return int(said[0]["trainable"]) if said else 0
+
+
+def measured(chosen: Options, label_studio: RealLabelStudio, where: Path) -> list[Row]:
+    """A row for each size and part."""
+    times = 4 if chosen.short else 10 * chosen.rounds
+    rows = []
+    with Driver(label_studio.base_url, label_studio.personal_token) as person:
+        for size in (5,) if chosen.short else SIZES:
+            one = Measurement(person, label_studio, where, size=size, times=times)
+            rows += [one.row(part) for part in PARTS if chosen.wants(part)]
+    return rows
+
+
+def main() -> None:
+    """The command."""
+    chosen = options(__doc__, parts=PARTS)
+    with folder() as where, RealLabelStudio(where / "label-studio") as label_studio:
+        report("Submit on a real Label Studio 1.23.2", measured(chosen, label_studio, where), chosen)
+
+
+if __name__ == "__main__":
+    main()
