@@ -242,6 +242,8 @@ class Trainer:
     def _publish(self, attempt: _Attempt, files: Path, manifest: Manifest, written: Written) -> None:
         lease, uid = attempt.lease, attempt.lease.uid
         with self._phase(attempt, "publish", 0.9):
+            if self._runs.look(lease).cancelled:  # the keeper hears of it a moment later
+                raise RunCancelled("cancelled")
             # A trainer that lost its lease between the last look and the last write may have come to its end meanwhile.
             published = self._published_before(lease)
             if published is not None:
