@@ -7,13 +7,14 @@ time). Pages are asked for by id greater than the last, since page numbers skip 
 
 from __future__ import annotations
 
+import functools
 import time
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Self, TypeVar
 
 import orjson
 
-from ml_backend.errors import LabelStudioError
+from ml_backend.errors import LabelStudioError, LabelStudioRefused
 from ml_backend.fields import read_id, read_text
 from ml_backend.label_studio.records import (
     Connection,
@@ -29,6 +30,7 @@ from ml_backend.label_studio.records import (
     read_list,
     read_one,
     read_plain_task,
+    read_predictions,
     read_project,
     read_stub,
     read_webhook,
@@ -52,6 +54,7 @@ _LABELLED_FIELDS = (
     "result,completed_by,was_cancelled,ground_truth,parent_prediction,updated_by"
 )
 _PLAIN_FIELDS = "id,data,created_at,updated_at,is_labeled,predictions_model_versions"
+_PREDICTION_FIELDS = "id,predictions"
 _STUB_FIELDS = "id,updated_at,annotations_ids"
 """Without ``fields=all``, which takes a quarter longer: a filter by a column has that column computed."""
 
@@ -229,8 +232,26 @@ class LabelStudioApi:
             raise LabelStudioError("Label Studio answered with something else than a count by version")
         return {str(version): int(count) for version, count in answer.items() if isinstance(count, int)}
 
+    def stored_predictions(self, project_id: int, version: str) -> Iterator[list[int]]:
+        """Pages of the ids of that version's predictions, in the order of their tasks."""
+        wanted = [_filter("predictions_model_versions", "contains", "List", [version])]
+        for page in self._pages(project_id, wanted, _PREDICTION_FIELDS, functools.partial(read_predictions, version)):
+            yield sorted({one for ids in page for one in ids})
+
+    def delete_prediction(self, prediction_id: int) -> None:
+        """Delete one, if it is still there; nothing else changes."""
+        try:
+            self._transport.json("DELETE", f"/api/predictions/{prediction_id}/")
+        except LabelStudioRefused as refused:
+            if refused.status != 404:
+                raise
+
     def delete_predictions(self, project_id: int, version: str) -> None:
-        """Delete that version's predictions only; may set the project's ``model_version`` to null (fact 16)."""
+        """Delete that version's predictions only; may set the project's ``model_version`` to null (fact 16).
+
+        One transaction: 1,000 take seconds, in which nobody's Submit gets through on SQLite. `delete_prediction` one by
+        one is for while people work.
+        """
         body = {"model_version": version}
         self._transport.json("DELETE", f"/api/projects/{project_id}/model-versions/", body=body)
 

@@ -186,6 +186,12 @@ def read_plain_task(entry: Mapping[str, object]) -> PlainTask:
     )
 
 
+def read_predictions(version: str, entry: Mapping[str, object]) -> list[int]:
+    """Read the ids of a task's predictions of that version."""
+    found = _objects(entry.get("predictions"), "task.predictions")
+    return [read_id(one.get("id"), "prediction.id") for one in found if one.get("model_version") == version]
+
+
 def read_connection(entry: Mapping[str, object]) -> Connection:
     """Read an entry of `GET /api/ml/`."""
     basic = entry.get("auth_method") == "BASIC_AUTH"

@@ -19,6 +19,7 @@ OPEN_S = 24 * 3600.0
 """How long an annotator may have a prediction open: as long as a task's lock lives (fact 19)."""
 
 _QUIET_S = 3.0
+_LOOK_FOR_TASKS_S = 900.0
 _ASK_AGAIN_S = 10.0
 _LOOK_S = 2.0
 _FIRST_RETRY_S, _LAST_RETRY_S = 15.0, 3600.0
@@ -39,8 +40,8 @@ class Standing:
     ``retry_at``: when a failed one is tried again, after ``failures`` in a row. ``covers`` and ``newest_us``: up to
     that creation date (Label Studio's, microseconds) the tasks were looked at for that version. ``tasks_at`` and
     ``task_number`` are what was known of new tasks when it began. ``sent_at`` and ``sent``: a batch whose arrival is
-    not known. ``hidden``: predictions were hidden from annotators by us. ``restore``: whose predictions ordered the
-    tasks before a deletion. ``marks``: since when each version of ours is out of use. ``held``: a worker is at it.
+    not known. ``hidden``: predictions were hidden from annotators by us. ``marks``: since when each version of ours is
+    out of use. ``held``: a worker is at it.
     """
 
     status: Status = ""
@@ -62,7 +63,6 @@ class Standing:
     sent_at: float | None = None
     sent: tuple[int, ...] = ()
     hidden: bool = False
-    restore: str | None = None
     marks: Mapping[str, float] = field(default_factory=dict)
     held: bool = False
 
@@ -123,12 +123,14 @@ def _after(standing: Standing, known: Known, now: float) -> Due:
         if now < ready_at:
             return Due(look_at=ready_at)
         return Due(ask="there are new tasks", look_at=now + _ASK_AGAIN_S)
-    _, next_at = expired(standing.marks, known.version, now)
-    if next_at is None:
-        return Due()
-    if now >= next_at:
+    _, delete_at = expired(standing.marks, known.version, now)
+    if delete_at is not None and now >= delete_at:
         return Due(ask="predictions of earlier versions can go", look_at=now + _ASK_AGAIN_S)
-    return Due(look_at=next_at)
+    # Events are lost when we answer too late (fact 1), and then nothing tells of new tasks.
+    unreported_at = (standing.ended or 0.0) + _LOOK_FOR_TASKS_S
+    if now >= unreported_at:
+        return Due(ask="a look for tasks that nobody reported", look_at=now + _ASK_AGAIN_S)
+    return Due(look_at=min(unreported_at, delete_at or unreported_at))
 
 
 def expired(marks: Mapping[str, float], serving: str, now: float) -> tuple[list[str], float | None]:

@@ -181,7 +181,6 @@ def _standing(fields: Mapping[str, str], marks: Mapping[str, float], *, held: bo
         sent_at=moment("sent_at"),
         sent=tuple(int(one) for one in fields["sent"].split(",")) if "sent" in fields else (),
         hidden="hidden" in fields,
-        restore=fields.get("restore"),
         marks=marks,
         held=held,
     )

@@ -11,7 +11,7 @@ import contextlib
 import hashlib
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import orjson
 
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from ml_backend.refresh.record import Hold, Records
     from ml_backend.registry import Registry, Version
     from ml_backend.settings import PredictionSettings
+
+Page = TypeVar("Page")
 
 _ARRIVES_S = 30.0
 """How long a batch may still be on its way into Label Studio after whoever sent it is gone."""
@@ -64,6 +66,7 @@ class Sending:
     _notes: list[str] = field(default_factory=list, init=False)
     _pace: Pace = field(default_factory=Pace, init=False)
     _busy_s: float = field(default=0.0, init=False)
+    _busy_until: float = field(default=0.0, init=False)
 
     def run(self) -> str:
         """All steps; returns what was done, for people.
@@ -79,7 +82,6 @@ class Sending:
         if details.project.uid != self._uid:
             raise LabelStudioError(f"Label Studio's project {self._project} is not the one that this backend knows")
         self._settle()
-        self._restore(details.model_version)
         self._until_served()
         self._model = self._loaded_model(details.project.label_config or "")
         picks, ranking = self._ranked()
@@ -111,18 +113,6 @@ class Sending:
             self.records.write(self.hold, phase="looking for what was sent last")
             self.pause(_LOOK_S * 5)
         self.records.write(self.hold, sent=None, sent_at=None)
-
-    def _restore(self, model_version: str) -> None:
-        """A crash between a deletion and what follows it has left the project without a version (fact 16)."""
-        chosen = self.before.restore
-        if chosen and not model_version:
-            try:
-                self.api.set_model_version(self._project, chosen)
-            except LabelStudioRefused as refused:
-                if refused.status != 400:  # its predictions may be gone by now
-                    raise
-        if chosen is not None:
-            self.records.write(self.hold, restore=None)
 
     def _until_served(self) -> None:
         """Wait until `/setup` names the version: Label Studio compares predictions with what it names (fact 17)."""
@@ -165,18 +155,18 @@ class Sending:
             if time.monotonic() >= until:
                 self._notes.append(f"the most useful of the {looked} that there was time to look at")
                 break
-            self._rest()
         return ranking.picks(), ranking
 
-    def _timed(self, pages: Iterator[list[PlainTask]]) -> Iterator[list[PlainTask]]:
+    def _timed(self, pages: Iterator[Page]) -> Iterator[Page]:
+        """The pages, with a rest between one and the next."""
         while True:
             began = time.monotonic()
             page = next(pages, None)
+            self._worked(time.monotonic() - began)
             if page is None:
                 return
-            self._busy_s = time.monotonic() - began
-            self._rested_from = time.monotonic()
             yield page
+            self._rest()
 
     def _asked(self, tasks: Sequence[PlainTask], until: float) -> list[Kept | None]:
         """The model's first prediction for each task; None where it has none."""
@@ -220,9 +210,8 @@ class Sending:
                 task for page in self.api.plain_tasks_by_id(self._project, batch, lacking=self._name) for task in page
             ]
             reading_s = time.monotonic() - began
-            self._rested_from = time.monotonic()
+            self._worked(reading_s)
             predictions = self._predictions(tasks, ranking)
-            self._busy_s = reading_s
             if not predictions:
                 return 0
             # Written before: if nobody sees the answer, the next one knows what may still arrive. Renews the hold.
@@ -237,8 +226,7 @@ class Sending:
                     raise
                 continue  # one of the tasks was deleted in between, and none was stored (fact 27)
             took_s = time.monotonic() - began
-            self._busy_s = reading_s + took_s
-            self._rested_from = time.monotonic()
+            self._worked(reading_s + took_s)
             self._pace.stored(stored, took_s)
             self.records.write(self.hold, sent=None, sent_at=None)
             return stored
@@ -264,9 +252,13 @@ class Sending:
             if task.id in found
         ]
 
+    def _worked(self, seconds: float) -> None:
+        """Label Studio was busy with us for that long, until now."""
+        self._busy_s, self._busy_until = seconds, time.monotonic()
+
     def _rest(self) -> None:
         """Leave Label Studio to others for a while; time that the model took counts."""
-        self.pause(max(0.0, self._pace.rest_s(self._busy_s) - (time.monotonic() - self._rested_from)))
+        self.pause(max(0.0, self._pace.rest_s(self._busy_s) - (time.monotonic() - self._busy_until)))
 
     def _look_for_newer(self) -> None:
         alias = self.registry.alias(self._uid)
@@ -332,20 +324,21 @@ class Sending:
         gone: list[str] = []
         old, _ = expired(self.records.read(self._uid).marks, self._name, self.clock())
         for name in old:
-            current = self.api.project(self._project).model_version
-            if name == current:
-                continue
-            self.records.write(self.hold, phase="tidying up", restore=current or None)
-            began = time.monotonic()
-            self.api.delete_predictions(self._project, name)
-            if current and self.api.project(self._project).model_version != current:
-                self.api.set_model_version(self._project, current)
-            self._busy_s = time.monotonic() - began
-            self._rested_from = time.monotonic()
+            if self.api.project(self._project).model_version == name:
+                continue  # somebody chose it
+            for page in self._timed(self.api.stored_predictions(self._project, name)):
+                for prediction in page:
+                    if time.monotonic() >= self._ends_at:
+                        return gone  # the clock asks again
+                    # One by one: a version's deletion as a whole is one transaction, in which nobody can submit.
+                    began = time.monotonic()
+                    self.api.delete_prediction(prediction)
+                    self._worked(time.monotonic() - began)
+                    self.records.write(self.hold, phase=f"deleting the predictions of {name}")
+                    self._look_for_newer()
+                    self._rest()
             self.records.forget(self._uid, name)
-            self.records.write(self.hold, restore=None)
             gone.append(name)
-            self._rest()
         return gone
 
 

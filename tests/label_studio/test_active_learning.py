@@ -7,12 +7,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import redis
 
 from tests.label_studio.driver import Driver, choices, choices_config
 from tests.models.shuffling import CHOICES
@@ -58,7 +58,7 @@ class Loop:
     def predictions(self, version: str) -> list[dict[str, Any]]:
         return [one for one in self.lead.predictions(project=self.id) if one["model_version"] == version]
 
-    def version(self, other_than: str = "") -> str:
+    def version(self, other_than: str = "", deadline_s: float = 180) -> str:
         """The version that the project's order follows, once every task has a prediction of it."""
 
         def complete() -> str:
@@ -68,7 +68,9 @@ class Loop:
             return name if self.lead.model_versions(self.id).get(name, 0) >= len(self.tasks) else ""
 
         try:
-            return wait_until(complete, 90, f"every task predicted by a version after {other_than!r}", every_s=0.3)
+            return wait_until(
+                complete, deadline_s, f"every task predicted by a version after {other_than!r}", every_s=0.3
+            )
         except AssertionError as error:
             shown = f"{self.lead.model_versions(self.id)}\n{self.backend.log()[-6000:]}"
             raise AssertionError(f"{error}\n{shown}") from None
@@ -176,9 +178,21 @@ def test_a_page_opened_before_the_refresh_still_submits_after_it(
 def test_a_task_imported_later_is_predicted(loop: Loop, second: str) -> None:
     added = loop.lead.import_tasks(loop.id, [{"text": f"number {TASKS + n}"} for n in range(5)])
     loop.tasks += added
+    loop.label(1)  # on a busy machine the event of the import may come too late (fact 1); this one tells of it too
     current = loop.version()
     held = Counter(one["task"] for one in loop.predictions(current))
     assert {task: held[task] for task in added} == dict.fromkeys(added, 1)
+
+
+def test_predictions_that_nobody_can_have_open_any_more_are_deleted(loop: Loop, first: str, second: str) -> None:
+    uid = one_uid(loop.backend)
+    with redis.Redis(unix_socket_path=str(loop.backend.data_dir / "valkey" / "valkey.sock")) as client:
+        assert client.hexists(f"mlb:{{{uid}}}:refresh-marks", first), "it is known since when the first is out of use"
+        client.hset(f"mlb:{{{uid}}}:refresh-marks", first, "0")
+        client.zadd("mlb:due", {uid: 0})
+    wait_until(lambda: first not in loop.lead.model_versions(loop.id), 120, "the first one's are gone", every_s=0.5)
+    assert loop.lead.project(loop.id)["model_version"] == second
+    assert Counter(one["task"] for one in loop.predictions(second)) == dict.fromkeys(loop.tasks, 1)
 
 
 def test_another_backends_predictions_are_untouched(loop: Loop, second: str) -> None:
@@ -187,19 +201,20 @@ def test_another_backends_predictions_are_untouched(loop: Loop, second: str) -> 
     assert {one["score"] for one in others} == {0.01}
 
 
+@pytest.mark.slow
 def test_a_worker_killed_in_the_middle_leaves_no_task_with_two_predictions(loop: Loop, second: str) -> None:
-    loop.tasks += loop.lead.import_tasks(loop.id, [{"text": f"number {n}"} for n in range(1000, 1500)])
+    loop.tasks += loop.lead.import_tasks(loop.id, [{"text": f"number {n}"} for n in range(1000, 1300)])
     before = loop.version()
+    known = loop.lead.model_versions(loop.id)
     loop.label(EVERY)
 
     def begun() -> str:
         counts = loop.lead.model_versions(loop.id)
-        return next((name for name, n in counts.items() if name not in {before, second, OTHERS} and 0 < n < 400), "")
+        return next((name for name, n in counts.items() if name not in known and 0 < n < 250), "")
 
     version = wait_until(begun, 90, "a refresh under way", every_s=0.05)
     assert kill_horse_of(loop.backend), "no worker was at it"
     assert loop.version(other_than=before) == version
-    time.sleep(1)
     assert Counter(one["task"] for one in loop.predictions(version)) == dict.fromkeys(loop.tasks, 1)
 
 
@@ -207,6 +222,13 @@ def test_every_refresh_leaves_a_reason(loop: Loop, first: str, second: str) -> N
     said = loop.decisions()
     assert any(one.startswith(f"{first}: {TASKS} tasks have got a fresh prediction") for one in said), said
     assert any(one.startswith(f"{second}: {TASKS} tasks") for one in said), said
+
+
+def one_uid(backend: RunningBackend) -> str:
+    """The only project that it knows."""
+    with redis.Redis(unix_socket_path=str(backend.data_dir / "valkey" / "valkey.sock")) as client:
+        ((_, uid),) = client.hgetall("mlb:uids").items()
+    return uid.decode()
 
 
 def kill_horse_of(backend: RunningBackend) -> bool:
