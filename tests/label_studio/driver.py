@@ -161,7 +161,9 @@ class Driver:
 
     def create_webhook(self, url: str, *, project: int | None = None, **settings: Any) -> JsonObject:
         """For all actions; without a project it is an organization webhook."""
-        body = {"url": url, "project": project, "send_for_all_actions": True, "send_payload": True, **settings}
+        body = {"url": url, "send_for_all_actions": True, "send_payload": True, **settings}
+        if project is not None:
+            body["project"] = project
         return self.call("POST", "/api/webhooks/", json=body)
 
     def update_webhook(self, webhook: int, **settings: Any) -> JsonObject:
