@@ -10,6 +10,7 @@ import pytest
 
 from ml_backend import NotTrainable
 from ml_backend.bootstrap import Services, make_services
+from ml_backend.errors import WorkerStopping
 from ml_backend.events import Annotation, AnnotationsDeleted, AnnotationsWritten, Project, Task
 from ml_backend.settings import Settings
 from ml_backend.training.run import Trainer
@@ -193,6 +194,46 @@ def test_a_run_that_lost_its_lease_publishes_nothing(services: Services, trainer
     done = run(services, trainer)
     assert done.status == "started"
     assert services.registry.versions(UID) == []
+
+
+class TestARunThatDiedAfterPublishing:
+    @staticmethod
+    def again(services: Services, trainer: Trainer, monkeypatch: pytest.MonkeyPatch, *between: int) -> Any:
+        """A run that dies before it promotes; annotations that come then; and its second attempt."""
+
+        def die(*_: object, **__: object) -> None:
+            raise WorkerStopping("the worker was asked to stop")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(services.registry, "promote", die)
+            first = run(services, trainer)
+        assert first.status == "queued"
+        assert [version.status for version in services.registry.versions(UID)] == ["standby"]
+        annotate(services, *between)
+        assert services.runs.dispatch(UID, time.time(), lambda *_: True) is not None
+        trainer.run(UID, first.id, "worker-2")
+        return services.runs.get(first.id)
+
+    def test_goes_on_from_there_and_publishes_no_second_version(
+        self, services: Services, trainer: Trainer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        annotate(services, *range(1, 13))
+        done = self.again(services, trainer, monkeypatch)
+        assert (done.status, done.attempts) == ("succeeded", 2)
+        assert [version.status for version in services.registry.versions(UID)] == ["serving"]
+        assert services.state.load(UID).training.changed == 0  # type: ignore[union-attr]
+        assert services.runs.standing(UID).waiting is None
+
+    def test_leaves_what_came_meanwhile_a_change_and_keeps_the_click_that_may_have_joined(
+        self, services: Services, trainer: Trainer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        annotate(services, *range(1, 13))
+        self.again(services, trainer, monkeypatch, 13, 14)
+        training = services.state.load(UID).training  # type: ignore[union-attr]
+        assert (training.trained_size, training.changed) == (12, 2)
+        behind = services.runs.standing(UID).waiting
+        assert behind is not None
+        assert behind.click
 
 
 def test_from_150_tasks_on_one_in_five_is_held_out(services: Services, trainer: Trainer) -> None:

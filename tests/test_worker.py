@@ -245,6 +245,18 @@ class TestKilled:
         eventually(lambda: stage.noted("lost"), "a trainer that knows")
         stage.gone(trainer)
 
+    def test_a_trainer_that_never_looks_up_is_killed_by_its_worker_when_its_keeper_was(self, stage: Stage) -> None:
+        stage.worker("hangs-in-c")
+        run_id = stage.ask()
+        trainer, keeper = stage.training()
+        os.kill(keeper, signal.SIGKILL)
+        stage.until(lambda: not alive(trainer), "a killed trainer", within_s=3 * LEASE_S)
+        stage.training(times=2)
+        run = stage.runs.get(run_id)
+        assert run is not None
+        assert (run.attempts, run.losses) == (2, 1)
+        assert stage.runs.standing(UID).failures == 0
+
     def test_a_job_lost_between_taking_and_starting_is_handed_over_again(self, stage: Stage) -> None:
         run_id = stage.ask()
         stage.tick()
