@@ -47,7 +47,7 @@ def test_a_connection_that_redis_closed_is_made_anew(client: ScriptingRedis) -> 
     script = client.register_script("return 1")
     script(keys=[], args=[])
     with redis.Redis(unix_socket_path=client.connection_pool.connection_kwargs["path"]) as other:
-        assert other.client_kill_filter(_type="normal", skipme=True) == 1
+        assert other.client_kill_filter(_type="normal", skipme=True) >= 1
     assert script(keys=[], args=[]) == 1
 
 

@@ -22,10 +22,13 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from gunicorn.workers.gthread import TConn, ThreadWorker
+
+from ml_backend.web.threads import Threads
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -37,6 +40,7 @@ _SLOWEST = 64 * 1024  # bytes per second
 _LINGER_S, _MOST_LINGERING = 10.0, 200
 _STOP_S = 2.0
 _COMPLAIN_EVERY_S = 10.0
+_HEARTBEAT_S = 1.0
 _HEAD_END = b"\r\n\r\n"
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,15})[ \t]*\r\n", re.IGNORECASE)
 _NO_DESCRIPTORS = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
@@ -190,8 +194,23 @@ class Connection(TConn):  # type: ignore[misc]  # gunicorn has no types
             super().close()
 
 
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """Stands for the future that gunicorn's worker expects when a request is over."""
+
+    keep: bool
+
+    def result(self) -> bool:
+        """Whether the connection stays open."""
+        return self.keep
+
+    def cancelled(self) -> bool:
+        """Never."""
+        return False
+
+
 class PatientWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
-    """The worker class for gunicorn; all its methods run in the event loop's thread."""
+    """The worker class for gunicorn; its methods run in the event loop's thread, but for `_answer`."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -199,7 +218,19 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no type
         self._queue: deque[Connection] = deque()  # requests with long bodies that wait for a thread,
         self._long: set[Connection] = set()  # and those that have one
         self._lingering: dict[ClientSocket, float] = {}
-        self._complained = float("-inf")
+        self._complained = self._notified = float("-inf")
+
+    def get_thread_pool(self) -> Threads:
+        """Gunicorn's own pool makes a future for each request, which costs more than the request's head."""
+        return Threads(self.cfg.threads)
+
+    def _answer(self, conn: Connection) -> None:
+        # In one of the threads; only the event loop's thread may touch what this class holds.
+        keep = False
+        try:
+            keep = self.handle(conn)
+        finally:
+            self.method_queue.defer(self.finish_request, conn, Answered(keep))
 
     def accept(self, listener: socket.socket) -> None:
         """Take a new connection; too few file descriptors are no reason to end the process."""
@@ -239,7 +270,7 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no type
 
     def _go_on(self, conn: Connection, ahead: Ahead) -> None:
         if ahead is Ahead.WHOLE:
-            super().enqueue_req(conn)
+            self.tpool.hand(partial(self._answer, conn))
             return
         if ahead is Ahead.LONG:
             self._queue.append(conn)
@@ -254,7 +285,7 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no type
         while self._queue and len(self._long) < max(1, self.cfg.threads // 2):
             conn = self._queue.popleft()
             self._long.add(conn)
-            super().enqueue_req(conn)
+            self.tpool.hand(partial(self._answer, conn))
 
     def _stop_reading(self, conn: Connection) -> None:
         del self._reading[conn]
@@ -292,8 +323,10 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no type
 
     def notify(self) -> None:
         """Gunicorn calls this in every turn of the loop, at least once a second."""
-        super().notify()
         now = time.monotonic()
+        if now - self._notified > _HEARTBEAT_S:
+            self._notified = now
+            super().notify()
         for conn, since in list(self._reading.items()):
             if now - since > (_PATIENCE_S if self.alive else _STOP_S) or not (self.alive or conn.sock.unserved):
                 self._give_up(conn)
