@@ -141,10 +141,16 @@ class ClientSocket(socket.socket):
         """Send all of it; raises ``BrokenPipeError`` when the client does not take it in time."""
         if not self._answered:
             self._answered, self._moved, self._waited = True, 0, 0.0
-        self._moved += memoryview(data).nbytes
+        rest = memoryview(data).cast("B")
+        self._moved += rest.nbytes
+        with suppress(BlockingIOError):
+            # Nearly every answer fits into the socket's buffer.
+            rest = rest[self.send(rest, flags | socket.MSG_DONTWAIT) :]
+        if not rest.nbytes:
+            return
         try:
             with self._at_most(self._patience()):
-                super().sendall(data, flags)
+                super().sendall(rest, flags)
         except (TimeoutError, BlockingIOError):
             raise BrokenPipeError(errno.EPIPE, "the answer is taken too slowly") from None
 
