@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from functools import cache
 from typing import TYPE_CHECKING
 
 from ml_backend.errors import BadInput
@@ -26,6 +27,7 @@ class Counters:
     skipped_annotations_number: int
 
     @classmethod
+    @cache
     def names(cls) -> tuple[str, ...]:
         """The eight names, in the order of the reference page."""
         return tuple(field.name for field in fields(cls))
