@@ -97,9 +97,14 @@ def kill(pid: int, how: signal.Signals = signal.SIGKILL) -> None:
 
 
 class Stage:
-    """A running product, and a view into its Redis and its version store from beside it."""
+    """A running product, and a view into its Redis and its version store from beside it.
 
-    def __init__(self, folder: Path, *, lease_s: float = 2.0, train_s: float = 0.0, **settings: str) -> None:
+    ``train_s`` is how long the gated model trains where no gate holds it; ``model`` None means the shipped ones.
+    """
+
+    def __init__(
+        self, folder: Path, *, lease_s: float = 2.0, train_s: float = 0.0, model: str | None = MODEL, **settings: str
+    ) -> None:
         self.lease_s = lease_s
         self.gates = folder / "gates"
         self.gates.mkdir(parents=True)
@@ -113,7 +118,9 @@ class Stage:
             "PYTHONPATH": str(Path(__file__).parent.parent.parent),
             **settings,
         }
-        self.backend = RunningBackend(folder / "data", arguments=[MODEL, "--insecure"], environment=environment)
+        self.backend = RunningBackend(
+            folder / "data", arguments=[*([model] if model else []), "--insecure"], environment=environment
+        )
         self.services = self._services(environment)
 
     def _services(self, environment: dict[str, str]) -> Services:
