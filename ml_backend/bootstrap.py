@@ -25,6 +25,7 @@ from ml_backend.scripting import ScriptingRedis
 from ml_backend.settings import Settings
 from ml_backend.state import State, SyncState
 from ml_backend.state.due import DueList
+from ml_backend.state.purge import Purge
 from ml_backend.sync import Access, Standings, Syncer, Syncs
 from ml_backend.training import Trainer
 
@@ -67,6 +68,7 @@ class Services:
 
     def clock(self) -> Clock:
         """A clock for this process."""
+        purge = Purge(self.redis, self.settings.redis_prefix)
         return Clock(
             self.state,
             DueList(self.redis, self.settings.redis_prefix),
@@ -74,9 +76,12 @@ class Services:
             self.jobs(),
             self.project_settings,
             run_timeout=self.settings.run_timeout,
-            syncing=self.syncs(),
-            refreshing=self.refreshing(),
-            pinning=Pinning(self.state, self.registry, self.project_settings),
+            purge=lambda uid, now: purge(uid, now, self.settings.purge_after),
+            others=(
+                Pinning(self.state, self.registry, self.project_settings),
+                self.syncs(),
+                self.refreshing(),
+            ),
         )
 
     def standings(self) -> Standings:

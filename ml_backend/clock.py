@@ -12,6 +12,8 @@ from ml_backend.event_way import CLICK
 from ml_backend.label_config import outdated, parse_label_config
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from ml_backend.event_way import ProjectSettings
     from ml_backend.jobs import Jobs
     from ml_backend.runs import Runs
@@ -44,17 +46,18 @@ class Clock:
         settings: ProjectSettings,
         *,
         run_timeout: float,
-        syncing: Considering | None = None,
-        refreshing: Considering | None = None,
-        pinning: Considering | None = None,
+        others: Sequence[Considering] = (),
+        purge: Callable[[str, float], bool] | None = None,
     ) -> None:
+        """``others`` are asked in this order, before it is decided whether to train. ``purge(uid, now)`` throws away what is kept of a project that was deleted long enough ago."""
         self._state = state
         self._due = due
         self._runs = runs
         self._jobs = jobs
         self._settings = settings
         self._run_timeout = run_timeout
-        self._others = [one for one in (pinning, syncing, refreshing) if one is not None]
+        self._others = others
+        self._purge = purge
         self._last: dict[str, str] = {}
 
     def tick(self, now: float) -> int:
@@ -77,7 +80,11 @@ class Clock:
         if (left := self._runs.expire(uid, now)) is not None:
             self._say(uid, "lost", f"run {left.run_id}: its worker {left.worker} fell silent; it is {left.status}", now)
         project = self._state.load(uid)
-        if project is None or project.deleted_at is not None:
+        if project is None:
+            return now + IDLE_S
+        if project.deleted_at is not None:
+            if self._purge is not None and self._purge(uid, now):
+                log.info("project %s: deleted long ago: its training set is thrown away", uid)
             return now + IDLE_S
         standing = self._runs.standing(uid, now)
         looks = [now + IDLE_S]

@@ -70,6 +70,9 @@ class EventWay:
 
     def _decide(self, event: Event, recorded: Recorded, now: float) -> dict[str, Any]:
         project = recorded.project
+        if project.deleted_at is not None:
+            # The webhook outlives its connection (fact 3): what it tells is kept, should somebody connect again.
+            return {"status": "recorded", "reason": "the project is not connected any more: nothing is trained for it"}
         decision = policy.decide(project.training, self._settings.of(project).retrain, now)
         if isinstance(decision, policy.Train):
             asked = self._runs.request(

@@ -192,6 +192,9 @@ class Settings(BaseSettings):
     sync_wait: float = Field(
         60.0, ge=0, le=3600, description="Seconds that a training waits for its set to be brought up to date first."
     )
+    purge_after: float = Field(
+        30 * 86400.0, ge=0, description="Seconds after which the training set of a deleted project is thrown away."
+    )
     keep_versions: int = Field(10, ge=1, description="Versions kept of each project, beside those in use.")
     retrain: RetrainSettings = RetrainSettings()
     promote: PromoteSettings = PromoteSettings()

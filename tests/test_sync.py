@@ -17,6 +17,7 @@ from ml_backend.jobs import Jobs
 from ml_backend.label_studio import LabelStudioApi
 from ml_backend.state import ProjectState, State, SyncState
 from ml_backend.state.due import DueList
+from ml_backend.state.purge import Purge
 from ml_backend.sync import Access, Due, Later, Standing, Standings, Syncer, Syncs, plan
 from ml_backend.sync.plan import may_differ
 from tests.loopback import Answer, Loopback, Received
@@ -586,6 +587,34 @@ def test_a_training_waits_for_the_sync_that_runs(house: House) -> None:
         assert house.annotations() == 0
     waiting.join(20)
     assert house.annotations() == 30
+
+
+# --- deleted projects -----------------------------------------------------------------------------------------------
+
+
+def test_a_deleted_project_is_thrown_away_after_a_time_and_nothing_of_others(house: House, client: redis.Redis) -> None:
+    house.sync()
+    other = "7.1600000000"
+    house.state.setup(other, CONFIG, None, NOW)
+    client.incr(f"mlb:{{{UID}}}:number")
+    purge = Purge(client)
+    assert not purge(UID, NOW, 0.0), "it is not deleted"
+    house.state.mark(UID, deleted_at=NOW)
+    assert not purge(UID, NOW + 99, 100.0)
+    assert purge(UID, NOW + 100, 100.0)
+    assert house.state.uids() == [other]
+    assert [key for key in client.scan_iter() if UID.encode() in key] == [f"mlb:{{{UID}}}:number".encode()]
+    assert house.state.load(other) is not None
+
+
+def test_a_project_that_is_connected_again_is_not_thrown_away(house: House, client: redis.Redis) -> None:
+    house.sync()
+    house.state.mark(UID, deleted_at=NOW)
+    house.connect()
+    assert not Purge(client)(UID, NOW + 1000, 1.0)
+    found = decided(house.project(), at=NOW + 1000)
+    assert isinstance(found, Due)
+    assert found.kind == "complete"
 
 
 def test_without_redis_a_sync_says_unavailable(socket: Path, fake: Loopback) -> None:

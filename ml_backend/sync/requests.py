@@ -68,7 +68,7 @@ class Syncs:
         return self._hand_over(uid, front=True)
 
     def start_up(self, now: float) -> None:
-        """A clock starts: whatever happened while nobody listened must be asked for, what leaves no trace too (fact 23)."""
+        """A clock starts: what happened while nobody listened is asked for, traceless changes too (fact 23)."""
         for uid in self._state.uids():
             if self._access.problem is None:
                 self._standings.set(uid, asked="this backend was started")

@@ -112,9 +112,6 @@ class LabelStudioCalls:
         unsupported = self._configs.check(label_config)
         state = self._services.state
         project = state.setup(uid, label_config, extra_params, time.time())
-        if project.deleted_at is not None:
-            # Connected again after a `/delete`.
-            state.mark(uid, deleted_at=None)
         if unsupported != (project.meta.get("unsupported") or None):
             state.mark(uid, unsupported=unsupported)
             if unsupported:

@@ -1,0 +1,55 @@
+"""Throws away what is kept of a project that was deleted long ago."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ml_backend.redis_errors import answering
+from ml_backend.state.keys import Keys, require_uid
+
+if TYPE_CHECKING:
+    import redis
+
+# KEYS 1 P:meta  2 <prefix>uids  3 <prefix>due;  ARGV 1 uid  2 project id  3 now (s)  4 deleted since at least (s)
+# Returns 1, or 0 when the project is not deleted, or not that long: it may have been connected again meanwhile.
+_PURGE = """
+local deleted = tonumber(redis.call('HGET', KEYS[1], 'deleted_at'))
+if not deleted or deleted > tonumber(ARGV[3]) - tonumber(ARGV[4]) then return 0 end
+local left = {}
+for uid in string.gmatch(redis.call('HGET', KEYS[2], ARGV[2]) or '', '[^,]+') do
+  if uid ~= ARGV[1] then left[#left + 1] = uid end
+end
+if #left == 0 then
+  redis.call('HDEL', KEYS[2], ARGV[2])
+else
+  redis.call('HSET', KEYS[2], ARGV[2], table.concat(left, ','))
+end
+redis.call('ZREM', KEYS[3], ARGV[1])
+redis.call('DEL', KEYS[1])
+return 1
+"""
+
+
+class Purge:
+    """Purges projects. Their numbers of versions stay, so that none is ever given twice."""
+
+    kept = frozenset({"number"})
+
+    def __init__(self, client: redis.Redis, prefix: str = "mlb:") -> None:
+        self._redis = client
+        self._keys = Keys(prefix)
+        self._serving = f"{prefix}serving"
+        self._script = client.register_script(_PURGE)
+
+    def __call__(self, uid: str, now: float, after_s: float) -> bool:
+        """Throw it away if it was deleted at least ``after_s`` ago; False when it was not. Raises `Unavailable`."""
+        require_uid(uid)
+        keys = [self._keys.of(uid, "meta"), self._keys.uids, self._keys.due]
+        with answering():
+            if not self._script(keys=keys, args=[uid, uid.partition(".")[0], repr(now), repr(after_s)]):
+                return False
+            self._redis.hdel(self._serving, uid)
+            for key in self._redis.scan_iter(match=self._keys.of(uid, "*"), count=1000):
+                if key.decode().rpartition(":")[2] not in self.kept:
+                    self._redis.unlink(key)
+        return True
