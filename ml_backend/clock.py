@@ -49,7 +49,10 @@ class Clock:
         others: Sequence[Considering] = (),
         purge: Callable[[str, float], bool] | None = None,
     ) -> None:
-        """``others`` are asked in this order, before it is decided whether to train. ``purge(uid, now)`` throws away what is kept of a project that was deleted long enough ago."""
+        """``others`` are asked in this order, before it is decided whether to train.
+
+        ``purge(uid, now)`` throws away what is kept of a project that was deleted long enough ago.
+        """
         self._state = state
         self._due = due
         self._runs = runs
