@@ -16,7 +16,7 @@ import pytest
 
 from ml_backend.policy import TrainingState, next_threshold
 from ml_backend.settings import RetrainSettings
-from tests.faults.stage import Stage, annotation, click, deliver, kill, send, uid
+from tests.faults.stage import Stage, annotation, asked, click, deliver, kill, uid
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -57,9 +57,7 @@ def annotate(stage: Stage, project: int, numbers: range) -> None:
 
 def train(stage: Stage, project: int) -> str:
     """Click; the id of the run that it joined or began."""
-    status, answer = send(stage.backend.port, click(project))
-    assert 200 <= status < 300, answer
-    return str(answer["job"])
+    return str(asked(stage.backend.port, click(project))[1]["job"])
 
 
 def over(stage: Stage, run_id: str, within_s: float = 20) -> Run:

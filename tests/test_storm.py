@@ -41,7 +41,7 @@ PER_SECOND = 20
 RETRAIN = RetrainSettings(quiet=1.0, max_wait=4.0)
 TICK_S = 0.1
 NEAR_S = 1.5
-"""How far from the predicted moment a run may be asked for: ticks, and answers that were on their way; two busy cores."""
+"""How far from the predicted moment a run may be asked for: ticks, answers under way, two busy cores."""
 GOAL_MS, BUSY_MS = 100.0, 500.0
 STRANGERS = 0.3
 

@@ -256,11 +256,16 @@ class Annotators:
 
 def deliver(port: int, body: dict[str, Any], within_s: float = 60.0) -> int:
     """Send a webhook until it is answered with 2xx; how often that took."""
+    return asked(port, body, within_s)[0]
+
+
+def asked(port: int, body: dict[str, Any], within_s: float = 60.0) -> tuple[int, Any]:
+    """Send a webhook until it is answered with 2xx: how often that took, and the answer."""
     until = time.monotonic() + within_s
     for tries in itertools.count(1):
         status, answer = send(port, body)
         if 200 <= status < 300:
-            return tries
+            return tries, answer
         assert time.monotonic() < until, f"not answered within {within_s:g} s: {status} {answer}"
         time.sleep(0.05)
     raise AssertionError
