@@ -489,6 +489,23 @@ def test_a_failure_in_the_middle_keeps_what_was_read(house: House, studio: FakeL
     assert house.standing().error
 
 
+def test_what_nobody_will_go_on_with_is_given_up(house: House, studio: FakeLabelStudio) -> None:
+    studio.page = 10
+    studio.fail = lambda request: Answer(status=503) if len(studio.asked) == 2 else None
+    house.sync()
+    assert "syncing" in house.project().meta
+    studio.fail = lambda request: Answer(status=503)
+    house.sync(after_s=3601)
+    assert "syncing" not in house.project().meta
+
+
+def test_a_mistake_of_ours_is_a_failure_like_others(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(SyncState, "apply", lambda *_args, **_more: 1 / 0)
+    house.sync()
+    assert house.standing().error == "ZeroDivisionError: division by zero"
+    assert isinstance(decided(house.project(), house.standing(), at=house.now), Later)
+
+
 def test_a_project_of_another_label_studio_is_refused_with_the_reason(house: House, studio: FakeLabelStudio) -> None:
     studio.created = "2020-01-01T00:00:00Z"
     house.sync()

@@ -113,10 +113,7 @@ class Reader:
 
     def _left_behind(self, project: ProjectState, now: float) -> Sync | None:
         """The complete sync that somebody did not end, unless that was long ago."""
-        meta = project.meta
-        if meta.get("sync_kind") != "complete" or now - float(meta.get("sync_began") or 0.0) > RESUME_S:
-            return None
-        return self._syncs.resume(project.uid, now)
+        return self._syncs.resume(project.uid, now) if is_resumable(project, now) else None
 
     def _apply(
         self,
@@ -142,6 +139,12 @@ class Reader:
             )
         self._state.record(ProjectChanged("SYNC", replace(found, counters=None)), self._clock())
         return found
+
+
+def is_resumable(project: ProjectState, now: float) -> bool:
+    """Whether the project has a complete sync that somebody did not end, and not long ago."""
+    meta = project.meta
+    return meta.get("sync_kind") == "complete" and now - float(meta.get("sync_began") or 0.0) <= RESUME_S
 
 
 def _is_among(ids: array[int], one: int) -> bool:

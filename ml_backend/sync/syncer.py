@@ -9,9 +9,18 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ml_backend.errors import LabelStudioError, LabelStudioRefused, LeaseLost, RefitError, SettingsError, WrongToken
+from ml_backend.errors import (
+    LabelStudioError,
+    LabelStudioRefused,
+    LeaseLost,
+    RefitError,
+    RunEnded,
+    SettingsError,
+    Unavailable,
+    WrongToken,
+)
 from ml_backend.sync.plan import Due, difference, may_differ, plan
-from ml_backend.sync.reading import AnotherLabelStudio, Outcome, Reader
+from ml_backend.sync.reading import AnotherLabelStudio, Outcome, Reader, is_resumable
 from ml_backend.sync.standing import Pace
 
 if TYPE_CHECKING:
@@ -145,7 +154,14 @@ class Syncer:
             # What was read is kept, and the sync workers go on from there.
             return _TOO_LONG
         except (LabelStudioError, SettingsError) as error:
-            self._failed(attempt, uid, error)
+            self._failed(attempt, uid, error, _in_words(error))
+            return str(error)
+        except (Unavailable, RunEnded):
+            raise
+        except Exception as error:
+            # A mistake of ours: without a pause the clock would hand it over again and again.
+            log.exception("project %s: sync", uid)
+            self._failed(attempt, uid, error, f"{type(error).__name__}: {error}")
             return str(error)
         return None
 
@@ -175,13 +191,12 @@ class Syncer:
         if outcome.changes or left or standing.forced or standing.error or project.complete_at == project.synced_at:
             self._say(uid, said)
 
-    def _failed(self, attempt: _Attempt, uid: str, error: LabelStudioError | SettingsError) -> None:
+    def _failed(self, attempt: _Attempt, uid: str, error: Exception, said: str) -> None:
         now = self._clock()
         standing = self._standings.load(uid).with_access(self._access.fingerprint)
         pause = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2.0 ** min(standing.failures, 20))
         if _is_lasting(error):
             pause = LONGEST_PAUSE_S
-        said = _in_words(error)
         attempt.held.say(
             ended=now,
             error=said,
@@ -191,9 +206,19 @@ class Syncer:
             access=self._access.fingerprint,
         )
         self._settle(attempt, uid)
+        self._give_up_what_is_old(uid, now)
         log.warning("project %s: sync failed, the next in about %.0f s: %s", uid, pause, said)
         if said != standing.error:
             self._say(uid, f"sync failed: {said}")
+
+    def _give_up_what_is_old(self, uid: str, now: float) -> None:
+        """What nobody will go on with must not make every event be remembered as one that came during a sync."""
+        project = self._state.load(uid)
+        if project is None or "syncing" not in project.meta or is_resumable(project, now):
+            return
+        left = self._syncs.resume(uid, now)
+        if left is not None:
+            self._syncs.abort(left, now)
 
     def _settle(self, attempt: _Attempt, uid: str) -> None:
         """What was asked for before this step began has been answered, whatever came of it."""
@@ -235,7 +260,7 @@ class _Attempt:
         time.sleep(seconds)
 
 
-def _is_lasting(error: RefitError) -> bool:
+def _is_lasting(error: Exception) -> bool:
     """Whether only a person can mend it."""
     if isinstance(error, LabelStudioRefused):
         return error.status < 500 and error.status != 429
