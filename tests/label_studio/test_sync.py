@@ -418,14 +418,13 @@ def test_a_deleted_project_is_asked_for_no_more(driver: Driver, start: Callable[
     assert status(backend, uid)["sync"]["error"] == ""
 
 
-def test_a_duplicated_project_is_read_as_one_of_its_own(driver: Driver, start: Callable[..., RunningBackend]) -> None:
+def test_two_projects_on_one_backend_are_kept_apart(driver: Driver, start: Callable[..., RunningBackend]) -> None:
     backend = start()
-    project, uid = connected(driver, backend)
-    driver.import_tasks(project, labelled(4, 0))
-    wait_for_equality(driver, project, backend, uid)
-    copy = driver.create_project(choices_config(LABELS))
-    driver.import_tasks(copy["id"], labelled(3, 0))
-    driver.connect(copy["id"], backend.url)
+    first, uid = connected(driver, backend)
+    driver.import_tasks(first, labelled(4, 0))
+    second = driver.create_project(choices_config(LABELS))["id"]
+    driver.import_tasks(second, labelled(3, 0))
+    driver.connect(second, backend.url)
     (other,) = [one for one in state(backend).uids() if one != uid]
-    wait_for_equality(driver, copy["id"], backend, other)
-    wait_for_equality(driver, project, backend, uid)
+    wait_for_equality(driver, second, backend, other)
+    wait_for_equality(driver, first, backend, uid)
