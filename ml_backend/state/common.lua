@@ -5,21 +5,23 @@
 --   'w' annotation: id, task, created (us), updated (us), flags, body
 --   'd' annotation deleted: id, '', '', '', '', ''
 --   'x' task deleted: id, '', '', '', '', ''
---   'o' a task's annotations are these and no others (from a sync): task, '<id>,<id>…', '', '', '', ''
--- Flags: 1 skipped, 2 ground truth, 4 has a result, 8 bulk-accepted prediction, 16 began as a prediction.
+--   'o' a task's annotations are these and no others (from syncs, as 'd' and 'x' are from events): task, '<id>,<id>…'
+--       and four empty ones
+-- Flags: 1 skipped, 2 ground truth, 4 has a result, 8 bulk-accepted prediction, 16 began as a prediction; 32, not stored:
+-- this event says that it was created.
 -- A stored annotation is struct '>dddB' (created, updated, task, flags) and its body; a stored task is '>dd' (created,
 -- updated) and its body; P:of-task holds '<annotation id>:<flags>' joined by ';'.
 --
 -- P:gone holds what must be remembered of what is not there any more:
 --   'a<id>', 't<id>' -> '<until>:<arrival><mark>', both in us: what was created up to <until> is deleted. The mark '?': the
---       deletion was of something never seen, which was created before <arrival>. The mark '!': it was replaced by its
---       successor in the id (fact 5) before its deletion came; that is still owed, and must not hit the successor.
+--       deletion was of something never seen, which was created before <arrival>. The mark '!<task>': it was replaced by
+--       its successor in the id (fact 5) before its deletion, or its task's, came: that must not hit the successor.
 --   'g<task>' -> when (us) the ground truth mark is known to have been on one of its annotations: older claims are void.
--- P:touched holds what events changed since a sync began, as '<annotation id>' and 't<task id>'.
+-- P:touched holds what events changed since a sync began: '<annotation id>', 't<task id>', 'g<task id>' for its mark.
 
 local now = tonumber(ARGV[1])
 local now_us = now * 1000000
-local OWED_US = 30 * 1000000
+local OWED_US = 3 * 1000000 -- Label Studio gives up an event after a second: what comes later is none that was overtaken
 local meta_key, annotations, tasks, of_task = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local changed_key, gone, touched = KEYS[5], KEYS[6], KEYS[8]
 
@@ -92,8 +94,8 @@ end
 local function tomb(name)
   local value = redis.call('HGET', gone, name)
   if not value then return nil end
-  local limit, arrival, mark = string.match(value, '^(%d+):(%d+)(.?)$')
-  return tonumber(limit), tonumber(arrival), mark
+  local limit, arrival, mark, task = string.match(value, '^(%d+):(%d+)(.?)(%d*)$')
+  return tonumber(limit), tonumber(arrival), mark, task
 end
 local function bury(name, limit, mark) redis.call('HSET', gone, name, text(limit) .. ':' .. text(now_us) .. mark) end
 -- Something is deleted: what was created at `created`, or, with 0, something never seen.
@@ -101,15 +103,16 @@ local function deleted(name, created)
   if created > 0 then bury(name, created, '') else bury(name, tomb(name) or 0, '?') end
 end
 -- A newer thing took the id (fact 5). From events alone, the deletion of the old one is still to come.
-local function replaced(name, created)
-  if not from_sync then bury(name, created, '!') end
+local function replaced(name, created, task)
+  if not from_sync then bury(name, created, '!' .. task) end
 end
 -- Whether a deletion is the one that was owed; it is then settled.
 local function settles(name)
-  local limit, arrival, mark = tomb(name)
+  local limit, arrival, mark, task = tomb(name)
   if mark ~= '!' or now_us - arrival > OWED_US then return false end
   bury(name, limit, '')
-  return true
+  local _, task_gone = tomb('t' .. task)
+  return not task_gone or task_gone < arrival
 end
 -- Whether what was created at `created` is deleted. Of something never seen the first to come is what was deleted.
 local function dead(name, created)
@@ -137,10 +140,14 @@ local function remove(id, task, flags, keep_data)
 end
 
 -- Fact 23: a new ground truth takes the mark from its siblings, and nobody says so. An event says that the annotation `id`
--- had the mark at `at` (us, 0 unknown); `had`: it is known to have had it already. Returns whether it has it still.
-local function take_mark(task, id, at, had)
+-- had the mark at `at` (us, 0 unknown); `had`: it is known to have had it already (several come with imports); `new`: it is
+-- known not to have had it. Returns whether it has it still.
+local function take_mark(task, id, at, had, new)
   local since = number(redis.call('HGET', gone, 'g' .. task))
-  if at > since then redis.call('HSET', gone, 'g' .. task, text(at)) end
+  if at > since then
+    redis.call('HSET', gone, 'g' .. task, text(at))
+    if new then touch('g' .. task) end
+  end
   if had then return true end
   local mine = at == 0 or at >= since
   local list = siblings(task)
@@ -168,6 +175,8 @@ end
 
 local function write(id, task, created, updated, flags, body)
   if is_touched(id) then return end
+  local born = has(flags, 32)
+  if born then flags = flags - 32 end
   local claims = has(flags, 2) and not from_sync
   local old = redis.call('HGET', annotations, id)
   local c, u, t, f, at = 0, 0, '', 0, 1
@@ -178,7 +187,7 @@ local function write(id, task, created, updated, flags, body)
   local predecessor = created > 0 and c > 0 and created < c
   if not from_sync and (predecessor or dead('a' .. id, created)) then
     stale = stale + 1
-    if claims then take_mark(task, id, updated, false) end
+    if claims then take_mark(task, id, updated) end
     return
   end
   local same, dated = false, updated
@@ -186,22 +195,25 @@ local function write(id, task, created, updated, flags, body)
     same = f == flags and t == task and string.sub(old, at) == body
     if not from_sync and updated > 0 and updated <= u then
       if not same or updated < u then stale = stale + 1 end
-      if claims and updated < u and not has(f, 2) then take_mark(task, id, updated, false) end
+      if claims and updated < u and not has(f, 2) then take_mark(task, id, updated) end
       return
     end
     if created == 0 then created = c end
     if updated == 0 then updated = u end
   elseif old then
-    replaced('a' .. id, c)
+    replaced('a' .. id, c, t)
     remove(id, t, f, t == task)
     old = nil
   end
-  if claims and not take_mark(task, id, dated, old and has(f, 2)) then
+  if (claims and not take_mark(task, id, dated, old and has(f, 2), born or (old and not has(f, 2)))) or (has(flags, 2) and is_touched('g' .. task)) then
     flags = flags - 2
     same = old and f == flags and t == task and string.sub(old, at) == body
   end
   if same then
-    if u ~= updated or c ~= created then redis.call('HSET', annotations, id, pack(created, updated, task, flags, body)) end
+    if u ~= updated or c ~= created then
+      redis.call('HSET', annotations, id, pack(created, updated, task, flags, body))
+      touch(id)
+    end
     return
   end
   if old and t ~= task then
@@ -252,11 +264,9 @@ local function cascade(task, but)
 end
 
 local function delete_task(id)
-  if is_touched('t' .. id) then return end
-  if not from_sync and settles('t' .. id) then stale = stale + 1 return end
+  if settles('t' .. id) then stale = stale + 1 return end
   local old = redis.call('HGET', tasks, id)
   cascade(id)
-  if redis.call('HEXISTS', of_task, id) == 1 then return end
   redis.call('HDEL', tasks, id)
   deleted('t' .. id, old and struct.unpack('>dd', old) or 0)
   touch('t' .. id)
@@ -270,7 +280,7 @@ local function write_task(id, created, updated, body)
   if old then c, u, at = struct.unpack('>dd', old) end
   if not from_sync and (created > 0 and created < c or dead('t' .. id, created)) then return false end
   if old and created > c and c > 0 then
-    replaced('t' .. id, c)
+    replaced('t' .. id, c, '')
     cascade(id)
   elseif old then
     if string.sub(old, at) == body or (not from_sync and updated < u) then return true end

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 Operation = tuple[bytes | str | int, ...]
 """Seven arguments of a script, see `common.lua`."""
 
-SKIPPED, GROUND_TRUTH, HAS_RESULT, BULK_ACCEPTED, FROM_PREDICTION = 1, 2, 4, 8, 16
+SKIPPED, GROUND_TRUTH, HAS_RESULT, BULK_ACCEPTED, FROM_PREDICTION, BORN = 1, 2, 4, 8, 16, 32
 
 _ANNOTATION = struct.Struct(">dddB")
 _TASK = struct.Struct(">dd")
@@ -36,15 +36,15 @@ def flags_of(annotation: Annotation) -> int:
     )
 
 
-def annotation_operation(annotation: Annotation) -> Operation:
-    """The script's operation that writes it."""
+def annotation_operation(annotation: Annotation, *, born: bool = False) -> Operation:
+    """The script's operation that writes it; ``born``: an event says that it was created just now."""
     return (
         "w",
         annotation.id,
         annotation.task,
         annotation.created_at_us or 0,
         annotation.updated_at_us or 0,
-        flags_of(annotation),
+        flags_of(annotation) + born * BORN,
         _body([annotation.result, annotation.completed_by]),
     )
 

@@ -308,9 +308,10 @@ class State:
 
     def _operations(self, event: Event) -> list[Operation]:
         if isinstance(event, AnnotationsWritten):
+            born = event.action.endswith("_CREATED")
             return [
                 *(task_operation(task) for task in event.tasks if task.data is not None),
-                *(annotation_operation(annotation) for annotation in event.annotations),
+                *(annotation_operation(annotation, born=born) for annotation in event.annotations),
             ]
         if isinstance(event, AnnotationsDeleted):
             return [("d", one, "", "", "", "", "") for one in event.ids]

@@ -107,7 +107,8 @@ class SyncState:
             batch.add(operations)
         for one in _stored_between(sync.stored, between):
             if one not in seen:
-                gone: list[Operation] = [("x", one, "", "", "", "", "")]
+                # It may be there still, without annotations.
+                gone = [only_operation(one, ())]
                 if batch.is_full_with(gone):
                     changes += self._send(sync, batch.take(), now)
                 batch.add(gone)
@@ -257,4 +258,4 @@ def _stored_between(stored: array[int], between: tuple[int, int | None] | None) 
 
 def _moment(value: bytes) -> float:
     """When a tombstone was made, or a ground truth mark was seen, in microseconds."""
-    return float(value.rpartition(b":")[2].rstrip(b"?!"))
+    return float(value.rpartition(b":")[2].partition(b"!")[0].rstrip(b"?"))

@@ -1,0 +1,163 @@
+"""Whoever follows a (modelled) Label Studio by its events and syncs, and what it holds in Redis, read without the product."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from ml_backend.counters import CountedAnnotation, derive
+from ml_backend.events import Annotation, Task, parse, parse_annotation, parse_task
+from ml_backend.state import State, SyncState
+from tests.modelled import labelled_tasks
+
+if TYPE_CHECKING:
+    import redis
+
+    from ml_backend.state import ProjectState, Recorded, Sync
+    from tests.modelled import ModelLabelStudio, Payload
+
+Page = list[tuple[Task, list[Annotation]]]
+Between = tuple[int, int | None]
+
+
+class Follower:
+    """A state of one project under a prefix of its own, so that several can follow the same Label Studio."""
+
+    def __init__(self, client: redis.Redis, prefix: str, studio: ModelLabelStudio) -> None:
+        self.redis = client
+        self.prefix = prefix
+        self.studio = studio
+        self.state = State(client, prefix)
+        self.syncs = SyncState(client, prefix)
+
+    @property
+    def now(self) -> float:
+        """Our clock agrees with Label Studio's."""
+        return self.studio.now_us / 1e6
+
+    def hear(self, payload: Payload) -> Recorded:
+        """One delivery."""
+        return self.state.record(parse(payload["action"], payload), self.now)
+
+    # --- syncs, step by step ------------------------------------------------------------------------------------------
+
+    def begin(self) -> Sync:
+        """Begin a complete sync."""
+        return self.syncs.begin(self.studio.uid, "complete", self.now, from_us=self.studio.now_us)
+
+    def fetch(self, after: int, size: int) -> tuple[Page, Between]:
+        """The next page as Label Studio has it now."""
+        ids = list(labelled_tasks(self.studio, after, size))
+        return page_of(self.studio, ids), (after, ids[-1] if len(ids) == size else None)
+
+    def finish(self, sync: Sync) -> bool:
+        """Ask for the counters and end it."""
+        project = self.state.load(self.studio.uid)
+        touch = project.touch if project is not None else 0
+        return self.syncs.finish(
+            sync, self.now, counters=self.studio.counters(), counters_us=self.studio.now_us, touch=touch
+        )
+
+    def sync(self, size: int = 2) -> None:
+        """A complete sync while nothing else happens; Label Studio's totals must then agree."""
+        sync = self.begin()
+        after: int | None = 0
+        while after is not None:
+            page, between = self.fetch(after, size)
+            self.syncs.apply(sync, page, self.now, between=between)
+            after = between[1]
+        assert not self.finish(sync), "the counters differ after a complete sync"
+
+    # --- what it holds ------------------------------------------------------------------------------------------------
+
+    def project(self) -> ProjectState | None:
+        """The project as it stands."""
+        return self.state.load(self.studio.uid)
+
+    def held(self) -> dict[int, tuple[Any, ...]]:
+        """Annotation id to (task, created, updated, flags, result)."""
+        return {int(one): _annotation(value) for one, value in self._hash("annotations").items()}
+
+    def texts(self) -> dict[int, str]:
+        """Task id to its text."""
+        return {int(one): _body(value[16:])["text"] for one, value in self._hash("tasks").items()}
+
+    def check(self) -> None:
+        """It holds exactly what Label Studio holds, and counts the same."""
+        assert self.held() == truth(self.studio)
+        annotated = {one.task for one in self.studio.annotations.values()}
+        assert self.texts() == {one: self.studio.tasks[one].text for one in annotated}
+        self.check_counts()
+        project = self.project()
+        if project is not None:
+            reported = self.studio.counters()
+            assert project.derived.differences(reported) == {}
+
+    def check_counts(self) -> None:
+        """The counts are those of what is held; the lists by task agree with it."""
+        held = self.held()
+        by_task: dict[int, dict[int, int]] = {}
+        for one, (task, _, _, flags, _) in held.items():
+            by_task.setdefault(task, {})[one] = flags
+        lists = {
+            int(task): {int(one.split(b":")[0]): int(one.split(b":")[1]) for one in joined.split(b";")}
+            for task, joined in self._hash("of-task").items()
+        }
+        assert lists == by_task
+        assert set(self.texts()) <= set(by_task), "a task without annotations is kept"
+        project = self.project()
+        if project is None:
+            assert not held
+            return
+        counted = [CountedAnnotation(task, bool(f & 1), bool(f & 2), bool(f & 4)) for task, _, _, f, _ in held.values()]
+        assert project.derived == derive(counted)
+        flags = [one[3] for one in held.values()]
+        assert project.bulk_accepted == sum(f & 13 == 12 for f in flags)
+        assert project.training.trainable == sum(f & 13 == 4 for f in flags)
+
+    def _hash(self, name: str) -> dict[bytes, bytes]:
+        return self.redis.hgetall(f"{self.prefix}{{{self.studio.uid}}}:{name}")  # type: ignore[return-value]
+
+
+def truth(studio: ModelLabelStudio) -> dict[int, tuple[Any, ...]]:
+    """What `Follower.held` should be."""
+    return {
+        one.id: (
+            one.task,
+            one.created_us,
+            one.updated_us,
+            one.cancelled
+            + 2 * one.ground_truth
+            + 4 * (one.label is not None)
+            + 8 * one.bulk_accepted
+            + 16 * (one.prediction is not None),
+            one.result,
+        )
+        for one in studio.annotations.values()
+    }
+
+
+def page_of(studio: ModelLabelStudio, ids: list[int]) -> Page:
+    """Tasks with all their annotations, read as the API's answers are."""
+    return [
+        (
+            parse_task(studio.task_payload(task), "task"),
+            [
+                parse_annotation(one.payload, "", task, bulk=one.updated_by is None)
+                for one in studio.annotations_of(task)
+            ],
+        )
+        for task in ids
+    ]
+
+
+def _annotation(value: bytes) -> tuple[Any, ...]:
+    created, updated, task, flags = struct.unpack_from(">dddB", value)
+    return int(task), int(created), int(updated), flags, _body(value[25:])[0]
+
+
+def _body(body: bytes) -> Any:
+    return orjson.loads(zlib.decompress(body[1:]) if body[:1] == b"z" else body[1:])
