@@ -18,9 +18,9 @@ LONGEST_S = 120.0
 class Burner(TrainingBackend):
     """Fits the same small classifier again and again until it is cancelled or two minutes are over."""
 
-    def train(self, data: TrainingSet, run: TrainingRun) -> None:  # noqa: ARG002 - it learns nothing
-        import numpy as np  # noqa: PLC0415 - late, as models should
-        from sklearn.linear_model import LogisticRegression  # noqa: PLC0415
+    def train(self, data: TrainingSet, run: TrainingRun) -> None:
+        import numpy as np
+        from sklearn.linear_model import LogisticRegression
 
         random = np.random.default_rng(0)
         rows, labels = random.random((2000, 100)), random.integers(0, 5, 2000)

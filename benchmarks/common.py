@@ -204,7 +204,7 @@ class Server:
         return cpu_seconds(self.process.pid, *self.with_it)
 
     def _answers(self, path: str) -> bool:
-        from benchmarks.load import ask  # noqa: PLC0415 - benchmarks.load imports this module
+        from benchmarks.load import ask
 
         if self.process.poll() is not None:
             raise AssertionError(f"it ended with {self.process.returncode}: {self._log.read_text()[-2000:]}")

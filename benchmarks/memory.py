@@ -83,7 +83,7 @@ def redis_bytes(backend: FedBackend, questions: Questions, size: int) -> float:
 
 def socket_of(backend: FedBackend) -> Path:
     """The private Valkey's socket."""
-    from ml_backend.embedded import PrivateValkey  # noqa: PLC0415 - for its path alone
+    from ml_backend.embedded import PrivateValkey
 
     return PrivateValkey(backend.data_dir / "valkey").socket_path
 

@@ -20,10 +20,10 @@ def train() -> None:
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
 
-    texts, labels = zip(*json.loads((FOLDER / "rows.json").read_text()))
+    texts, labels = zip(*json.loads((FOLDER / "rows.json").read_text()), strict=True)
     fitted = make_pipeline(TfidfVectorizer(ngram_range=(1, 3)), LogisticRegression(C=10)).fit(texts, labels)
     job = FOLDER / "models" / "1"
-    job.mkdir(parents=True)
+    job.mkdir()
     (job / "model.pickle").write_bytes(pickle.dumps(fitted))
     (job / "job_result.json").write_text(json.dumps({"file": str(job / "model.pickle")}))
 
@@ -52,7 +52,7 @@ else:
                     ],
                     "score": score,
                 }
-                for label, score in zip(labels, sure.max(axis=1).tolist())
+                for label, score in zip(labels, sure.max(axis=1).tolist(), strict=True)
             ]
 
         def fit(self, tasks, workdir=None, **kwargs):

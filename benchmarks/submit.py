@@ -64,7 +64,7 @@ def project(person: Driver, labelled: int, fresh: int, url: str | None) -> Proje
 
 
 def submits(person: Driver, one: Project, times: int, going_on: Callable[[], bool] = lambda: True) -> list[float]:
-    """Milliseconds of each Submit; fewer than ``times`` when ``going_on`` says that what they are measured beside ended."""
+    """Milliseconds of each Submit; fewer than ``times`` when ``going_on`` says that what is beside ended."""
     found: list[float] = []
     while len(found) < times and going_on():
         found.append(1000 * one.submit(person))
