@@ -552,8 +552,10 @@ def test_it_takes_no_longer_than_the_last_training_but_two_minutes_are_always_al
 
 def test_batches_shrink_where_storing_is_slow_and_grow_where_it_is_fast() -> None:
     slow, fast = Pace(), Pace()
+    slow.stored(slow.size, 0.5)
+    assert slow.size == 80
     slow.stored(slow.size, 2.0)
-    assert slow.size == 20
+    assert slow.size == 50, "smaller ones would cost more than they spare"
     for _ in range(9):
         fast.stored(fast.size, 0.05)
     assert fast.size == 200

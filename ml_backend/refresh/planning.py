@@ -25,7 +25,8 @@ _LOOK_S = 2.0
 _FIRST_RETRY_S, _LAST_RETRY_S = 15.0, 3600.0
 
 _FIRST_BATCH = 100
-_SMALLEST_BATCH, _LARGEST_BATCH = 10, 200
+# Below fifty an import's fixed cost outweighs its predictions: smaller ones would keep Label Studio busy for longer.
+_SMALLEST_BATCH, _LARGEST_BATCH = 50, 200
 _FELT_S = 0.4
 _REST = 3.0
 _LONGEST_PAUSE_S = 5.0
