@@ -1,4 +1,4 @@
-"""Whoever follows a (modelled) Label Studio by its events and syncs, and what it holds in Redis, read without the product."""
+"""Whoever follows a (modelled) Label Studio by its events and syncs, and what it holds, read without the product."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The training set against a modelled Label Studio: whatever the network does to its events, it comes out right.
 
-Some follow a Label Studio by its events: in order, or lost, doubled, late and swapped; with syncs where something happened
-without a word. What they hold is compared with what it holds, every annotation, text and count.
+Some follow a Label Studio by its events: in order, or lost, doubled, late and swapped; with syncs where something
+happened without a word. What they hold is compared with what it holds, every annotation, text and count.
 """
 
 from __future__ import annotations
@@ -279,8 +279,8 @@ class BadNetwork(Unsaid):
 class SyncMeanwhile(Unsaid):
     """Events in order while syncs run all the time, in steps: what an answer says may be old when it is applied.
 
-    Things happen seconds apart: a deletion that follows at once where an annotation took another's id without a word may
-    be taken for the one that was not said.
+    Things happen seconds apart: a deletion that follows at once where an annotation took another's id without a word
+    may be taken for the one that was not said.
     """
 
     step_us = 4_000_000
@@ -360,9 +360,9 @@ class SyncMeanwhile(Unsaid):
 class Disordered(People):
     """Nothing is lost, but the order is: the set comes out right without a sync.
 
-    What carries a date may come in any order. A deletion, which carries none, changes places with one neighbour (two that
-    change places cannot be told apart, fact 25). Ids of tasks do not come back here: the deletion of a task of which
-    nothing was ever heard could mean either.
+    What carries a date may come in any order. A deletion, which carries none, changes places with one neighbour (two
+    that change places cannot be told apart, fact 25). Ids of tasks do not come back here: the deletion of a task of
+    which nothing was ever heard could mean either.
     """
 
     task_ids_come_back = False
