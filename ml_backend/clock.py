@@ -175,6 +175,7 @@ class Clock:
         job = self._runs.dispatch(uid, now, self._jobs.is_queued)
         if job is not None:
             self._jobs.enqueue_run(uid, job.run_id, job.enqueue, timeout_s=self._run_timeout, front=job.front)
+            log.info("project %s run %s: due, handed to the training workers", uid, job.run_id)
 
     def _say(self, uid: str, kind: str, reason: str, now: float) -> None:
         """Keep a decision for people, when it is not the one before with other numbers."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +15,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ml_backend.events import Event
-    from ml_backend.runs import Runs
+    from ml_backend.runs import Requested, Runs
     from ml_backend.state import ProjectState, Recorded, State
+
+log = logging.getLogger(__name__)
 
 _REMEMBERED = 1024
 CLICK = "START_TRAINING"
@@ -78,6 +81,7 @@ class EventWay:
             asked = self._runs.request(
                 recorded.uid, trigger=event.action, reason=decision.reason, due=now, click=False, now=now
             )
+            _say(recorded.uid, asked, event.action, decision.reason)
             return {"status": "training", "reason": decision.reason, "job": asked.id}
         if isinstance(event, Ignored):
             return {"status": "ignored", "reason": event.reason}
@@ -95,6 +99,7 @@ class EventWay:
         asked = self._runs.request(
             recorded.uid, trigger=CLICK, reason=reason, due=now if click else now + quiet, click=click, now=now
         )
+        _say(recorded.uid, asked, event.action, reason)
         status = "joined" if asked.joined else "queued"
         said = "joined the training that waits" if asked.joined else reason
         return {"status": status, "reason": asked.held or said, "job": asked.id}
@@ -102,6 +107,12 @@ class EventWay:
     def _project_deleted(self, recorded: Recorded, now: float) -> dict[str, Any]:
         forget(self._state, self._runs, recorded.uid, now)
         return {"status": "recorded", "reason": "the project was deleted in Label Studio; its runs are cancelled"}
+
+
+def _say(uid: str, asked: Requested, action: str, reason: str) -> None:
+    """One line for a run that begins to wait; those that join it would be a line for each event."""
+    if not asked.joined:
+        log.info("project %s run %s: asked for by %s: %s", uid, asked.id, action, reason)
 
 
 def forget(state: State, runs: Runs, uid: str, now: float) -> None:

@@ -249,6 +249,8 @@ def test_every_line_about_a_run_names_its_project_and_itself(stage: Stage) -> No
     run = over(stage, train(stage, 21))
     version = json.loads(run.details)["version"]
     lines = [line for line in stage.backend.log().splitlines() if run.id in line]
+    assert any(f"project {uid(21)} run {run.id}: asked for by START_TRAINING" in line for line in lines)
+    assert any(f"project {uid(21)} run {run.id}: due, handed" in line for line in lines)
     for phase in ("sync", "snapshot", "train", "compare", "publish"):
         assert any(f"project {uid(21)} run {run.id}: {phase} took" in line for line in lines), phase
     assert any(f"project {uid(21)} run {run.id} version {version}: promote took" in line for line in lines)
