@@ -24,7 +24,7 @@ from ml_backend.runs import Runs
 from ml_backend.scripting import ScriptingRedis
 from ml_backend.settings import Settings
 from ml_backend.state import State, SyncState
-from ml_backend.state.due import DueList
+from ml_backend.state.due import CLAIM_S, DueList
 from ml_backend.state.purge import Purge
 from ml_backend.sync import Access, Standings, Syncer, Syncs
 from ml_backend.training import Trainer
@@ -71,7 +71,7 @@ class Services:
         purge = Purge(self.redis, self.settings.redis_prefix)
         return Clock(
             self.state,
-            DueList(self.redis, self.settings.redis_prefix),
+            DueList(self.redis, self.settings.redis_prefix, claim_s=min(CLAIM_S, self.settings.lease)),
             self.runs,
             self.jobs(),
             self.project_settings,

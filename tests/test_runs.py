@@ -9,6 +9,7 @@ import pytest
 
 from ml_backend.errors import Unavailable
 from ml_backend.runs import MAX_FAILURES, MAX_LOSSES, Lease, Runs, label_studio_status
+from ml_backend.state.due import DueList
 from tests.valkey import connect, running_valkey
 
 if TYPE_CHECKING:
@@ -468,3 +469,11 @@ def test_a_redis_that_does_not_answer_is_unavailable(socket: Path) -> None:
 def test_machines_share_the_clock_of_redis(runs: Runs, client: redis.Redis) -> None:
     seconds, _ = client.time()
     assert 0 <= runs.time() - seconds < 2
+
+
+def test_a_project_whose_clock_died_over_it_is_looked_at_again_after_the_claim(client: redis.Redis) -> None:
+    due = DueList(client, claim_s=2.0)
+    due.ask(UID, 0.0)
+    assert due.claim(100.0)[0] == [UID]
+    assert due.claim(101.9)[0] == []
+    assert due.claim(102.1)[0] == [UID]

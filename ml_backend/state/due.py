@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     import redis
 
 CLAIM_S = 30.0
-"""A clock that dies after its claim delays the project by this much."""
+"""A clock that dies after its claim delays the project by this much, where nothing shorter is asked for."""
 
 # KEYS 1 <prefix>due; ARGV 1 now, 2 claim until, 3 how many. Returns the uids whose time has come, pushed to the claim.
 _CLAIM = """
@@ -34,7 +34,8 @@ return 1
 class DueList:
     """The sorted set ``<prefix>due``: uid by the time (seconds) when it must be looked at again."""
 
-    def __init__(self, client: redis.Redis, prefix: str = "mlb:") -> None:
+    def __init__(self, client: redis.Redis, prefix: str = "mlb:", claim_s: float = CLAIM_S) -> None:
+        self._claim_s = claim_s
         self._key = f"{prefix}due"
         self._redis = client
         self._claim = client.register_script(_CLAIM)
@@ -47,7 +48,7 @@ class DueList:
 
     def claim(self, now: float, limit: int = 100) -> tuple[list[str], float]:
         """(uids whose time has come, the claim to settle them with)."""
-        claim = now + CLAIM_S
+        claim = now + self._claim_s
         with answering():
             found = cast("list[bytes]", self._claim(keys=[self._key], args=[repr(now), repr(claim), limit]))
         return [uid.decode() for uid in found], claim
