@@ -11,6 +11,7 @@ import time
 from benchmarks.banking77 import Ours, Questions
 from benchmarks.common import Options, Row, folder, options, report, seconds, single
 from benchmarks.fed import FedBackend
+from benchmarks.processes import settled
 from tests.running import RunningBackend
 
 SIZES = (100, 1_000, 10_000)
@@ -27,7 +28,10 @@ def bare_fit(questions: Questions, size: int) -> float:
 def to_version(questions: Questions, size: int) -> float:
     """Seconds from the annotation that crosses the threshold to the /setup that names the version."""
     with folder() as where, FedBackend(where, questions.labels, size) as backend:
+        assert backend.process is not None
         backend.feed(questions.train[: size - 1])
+        # The workers have loaded the model's libraries, as they have whenever an annotator is at work.
+        settled(backend.process.pid, below=0.15)
         began = time.perf_counter()
         backend.feed(questions.train[size - 1 : size])
         backend.wait_for_version()
