@@ -136,9 +136,9 @@ class Clock:
             self._say(uid, "resumed", "the training set changed: automatic training goes on", now)
         decision = self._policy(project, now)
         if isinstance(decision, policy.Train):
-            self._runs.request(uid, trigger="policy", reason=decision.reason, due=now, click=False, now=now)
-            self._say(uid, "train", decision.reason, now)
-            self._dispatch(uid, now)
+            if self._runs.request_if_free(uid, trigger="policy", reason=decision.reason, now=now) is not None:
+                self._say(uid, "train", decision.reason, now)
+                self._dispatch(uid, now)
             return now + IDLE_S
         self._say(uid, "wait" if isinstance(decision, policy.Wait) else "nothing", decision.reason, now)
         self._mark_reached(project, decision, now)

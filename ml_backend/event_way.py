@@ -78,9 +78,9 @@ class EventWay:
             return {"status": "recorded", "reason": "the project is not connected any more: nothing is trained for it"}
         decision = policy.decide(project.training, self._settings.of(project).retrain, now)
         if isinstance(decision, policy.Train):
-            asked = self._runs.request(
-                recorded.uid, trigger=event.action, reason=decision.reason, due=now, click=False, now=now
-            )
+            asked = self._runs.request_if_free(recorded.uid, trigger=event.action, reason=decision.reason, now=now)
+            if asked is None:
+                return {"status": "recorded", "reason": f"{decision.reason}; a training has just started"}
             _say(recorded.uid, asked, event.action, decision.reason)
             return {"status": "training", "reason": decision.reason, "job": asked.id}
         if isinstance(event, Ignored):

@@ -122,6 +122,18 @@ class TestAsking:
         assert dispatched is not None
         assert dispatched.run_id == second
 
+    def test_what_the_policy_saw_before_a_run_started_brings_none_behind_it(self, runs: Runs) -> None:
+        lease = begin(runs)
+        assert runs.request_if_free(UID, trigger="event", reason="seen before", now=NOW - 1) is None
+        assert runs.waiting(UID) is None
+        runs.finish(lease, "succeeded", reason="done", now=NOW + 5)
+        assert runs.request_if_free(UID, trigger="event", reason="seen before", now=NOW - 1) is None
+        asked = runs.request_if_free(UID, trigger="event", reason="seen after", now=NOW + 6)
+        assert asked is not None
+        joining = runs.request_if_free(UID, trigger="event", reason="seen before", now=NOW - 1)
+        assert joining is not None
+        assert (joining.id, joining.joined) == (asked.id, True)
+
     def test_the_clock_is_told_when_to_look(self, runs: Runs, client: redis.Redis) -> None:
         ask(runs, due=NOW + 30)
         ask(runs, due=NOW + 2)

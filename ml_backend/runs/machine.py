@@ -65,9 +65,19 @@ class Runs:
 
     def request(self, uid: str, *, trigger: str, reason: str, due: float, click: bool, now: float) -> Requested:
         """Ask for a run that starts at `due`; joins the run that waits. A click lifts a pause and a back-off."""
-        answer = self._call("request", uid, now, run_id_start(uid), _text(trigger), _text(reason), _s(due), int(click))
-        run_id, joined, held = answer
+        asked = (_text(trigger), _text(reason), _s(due), int(click), 0)
+        run_id, joined, held = self._call("request", uid, now, run_id_start(uid), *asked)
         return Requested(_str(run_id), bool(joined), _str(held))
+
+    def request_if_free(self, uid: str, *, trigger: str, reason: str, now: float) -> Requested | None:
+        """Ask for a run at once as the policy does, by what it saw at `now`; joins the run that waits.
+
+        None when the run that waited has started since, or even ended: what was seen is out of date then, and a run
+        behind it would train without need.
+        """
+        asked = (_text(trigger), _text(reason), _s(now), 0, 1)
+        answer = self._call("request", uid, now, run_id_start(uid), *asked)
+        return Requested(_str(answer[0]), bool(answer[1]), _str(answer[2])) if answer else None
 
     def dispatch(self, uid: str, now: float, is_queued: Callable[[str, int], bool]) -> Dispatch | None:
         """Mark the waiting run as handed to RQ when it is its turn, and return what must be enqueued.

@@ -1,8 +1,15 @@
 -- Ask for a run. A run that waits already is joined: the earlier due time counts, and a click sticks.
 -- A click lifts a pause and a back-off, and is handed to RQ again, this time to the front of the queue.
--- ARGV: 4 start of the run id, 5 trigger, 6 reason, 7 due, 8 click (0 or 1)
--- Returns {run id, joined (0 or 1), why it is held back or ''}.
+-- ARGV: 4 start of the run id, 5 trigger, 6 reason, 7 due, 8 click (0 or 1),
+--       9 only if no run has started since `now`, when it was decided (0 or 1)
+-- Returns {run id, joined (0 or 1), why it is held back or ''}, or {} where a run has started since.
 local trigger, reason, due, click = ARGV[5], ARGV[6], ARGV[7], ARGV[8]
+if ARGV[9] == '1' and redis.call('EXISTS', WAITING) == 0 then
+    local ended = tonumber(redis.call('HGET', SUMMARY, 'last_ended') or '0')
+    if redis.call('EXISTS', RUNNING) == 1 or ended > tonumber(NOW) then
+        return {}
+    end
+end
 if click == '1' then
     redis.call('DEL', PAUSED)
 end
