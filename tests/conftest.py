@@ -7,11 +7,17 @@ from typing import TYPE_CHECKING
 import hypothesis
 import pytest
 
+from tests.followers import Follower
 from tests.label_studio.driver import Driver
 from tests.label_studio.server import RealLabelStudio
+from tests.modelled import ModelLabelStudio
+from tests.valkey import connect, running_valkey
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
+
+    import redis
 
 
 # How long an example takes says nothing on a machine that does other things too.
@@ -31,6 +37,35 @@ def driver(label_studio: RealLabelStudio) -> Iterator[Driver]:
     """A person at that Label Studio, logged in with a personal access token."""
     with Driver(label_studio.base_url, label_studio.personal_token) as person:
         yield person
+
+
+@pytest.fixture(scope="session")
+def valkey_socket() -> Iterator[Path]:
+    """One Valkey for all tests that begin with an empty one."""
+    with running_valkey() as socket:
+        yield socket
+
+
+@pytest.fixture
+def valkey(valkey_socket: Path) -> Iterator[redis.Redis]:
+    """A client of it, emptied."""
+    with connect(valkey_socket, timeout=5) as client:
+        client.flushall()
+        yield client
+
+
+@pytest.fixture
+def studio() -> ModelLabelStudio:
+    """A modelled Label Studio with two tasks, nothing annotated."""
+    found = ModelLabelStudio()
+    found.import_tasks([[], []])
+    return found
+
+
+@pytest.fixture
+def follower(valkey: redis.Redis, studio: ModelLabelStudio) -> Follower:
+    """Whoever hears of it."""
+    return Follower(valkey, "mlb:", studio)
 
 
 def pytest_configure(config: pytest.Config) -> None:

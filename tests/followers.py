@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import threading
 import zlib
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     import redis
 
     from ml_backend.state import ProjectState, Recorded, Sync
+    from ml_backend.state.reading import StoredTask
     from tests.modelled import ModelLabelStudio, Payload
 
 Page = list[tuple[Task, list[Annotation]]]
@@ -120,6 +122,45 @@ class Follower:
 
     def _hash(self, name: str) -> dict[bytes, bytes]:
         return self.redis.hgetall(f"{self.prefix}{{{self.studio.uid}}}:{name}")  # type: ignore[return-value]
+
+
+class Monitored:
+    """The commands that clients send meanwhile; what scripts do, and a new connection's greetings, left out."""
+
+    def __init__(self, client: redis.Redis) -> None:
+        self._client = client
+        self.commands: list[str] = []
+
+    def __enter__(self) -> list[str]:
+        started = threading.Event()
+        self._thread = threading.Thread(target=self._listen, args=(started,))
+        self._thread.start()
+        assert started.wait(5)
+        return self.commands
+
+    def __exit__(self, *_: object) -> None:
+        self._client.echo("the end")
+        self._thread.join(5)
+
+    def _listen(self, started: threading.Event) -> None:
+        with self._client.monitor() as monitor:
+            started.set()
+            for command in monitor.listen():
+                if "the end" in command["command"]:
+                    return
+                if command["client_type"] != "lua" and not command["command"].startswith(("HELLO", "CLIENT SETINFO")):
+                    self.commands.append(command["command"])
+
+
+def only(payloads: list[Payload]) -> Payload:
+    """The only event of an action."""
+    (payload,) = payloads
+    return payload
+
+
+def stored(follower: Follower, **options: Any) -> dict[int, StoredTask]:
+    """The examples as a run reads them, by task id."""
+    return {int(one.task["id"]): one for one in follower.state.stored(follower.studio.uid, **options)}
 
 
 def truth(studio: ModelLabelStudio) -> dict[int, tuple[Any, ...]]:
