@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic import AliasChoices, AliasPath, BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from ml_backend.errors import BadInput, SettingsError
@@ -226,7 +226,13 @@ class Settings(BaseSettings):
         Raises `SettingsError` naming the variable.
         """
         try:
-            given = {**_GivenEnvironment(cls, environment)(), **{k: v for k, v in overrides.items() if v is not None}}
+            given = _GivenEnvironment(cls, environment)()
+            for name, value in overrides.items():
+                if value is not None:
+                    # A variable under another name would win.
+                    for variable in _names(cls.model_fields[name].validation_alias):
+                        given.pop(variable, None)
+                    given[name] = value
             return cls(**given)
         except ValidationError as error:
             first = error.errors()[0]
@@ -267,6 +273,12 @@ class Settings(BaseSettings):
         if self.basic_auth_extra:
             given += [one.strip() for one in self.basic_auth_extra.get_secret_value().split(",") if one.strip()]
         return tuple(given)
+
+
+def _names(alias: str | AliasChoices | AliasPath | None) -> list[str]:
+    if isinstance(alias, AliasChoices):
+        return [one for one in alias.choices if isinstance(one, str)]
+    return [alias] if isinstance(alias, str) else []
 
 
 def _variable(location: tuple[int | str, ...]) -> str:
