@@ -139,7 +139,7 @@ def _separate(
     rows: sparse.csr_array, answers: Answers, given: NDArray[Any], seed: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Weights and bias; the bias is -inf for a label that no row has, inf for one (of any number) that all have."""
-    # Late: serving needs none of it, and it is half a second and 60 MB of a web process.
+    # Late: serving needs none of it, and it is a second and 100 MB of a web process.
     from sklearn.exceptions import ConvergenceWarning  # noqa: PLC0415
     from sklearn.svm import LinearSVC  # noqa: PLC0415
 

@@ -1,7 +1,7 @@
 """The files of one version of the text classifier: names as JSON, numbers as plain arrays.
 
 Neither can run code when it is read. skops would do that too, but a pipeline with vocabularies of this size takes it
-two hundred times as long to load, and five times the room; measured in ``benchmarks/README.md``.
+more than a hundred times as long to load, and eight times the room; measured in ``benchmarks/README.md``.
 """
 
 from __future__ import annotations
