@@ -34,10 +34,8 @@ local syncing = known[12]
 local before = seq
 local from_sync = false -- what Label Studio's API says: it wins, and brings the dead back, but yields to events since it began
 local stale = 0
-local update = {}
+local update = {'touch_at', ARGV[1]}
 local function set(name, value) update[#update + 1] = name; update[#update + 1] = value end
--- What changes nothing writes nothing: the disk is not waited for.
-local function save() if #update > 0 then redis.call('HSET', meta_key, unpack(update)) end end
 
 if not known[1] then
   set('uid', ARGV[2]); set('project', ARGV[3]); set('first_seen', ARGV[1]); set('schema', '1')

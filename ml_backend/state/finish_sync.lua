@@ -35,5 +35,5 @@ if ARGV[5] ~= 'aborted' then
 end
 redis.call('HINCRBY', meta_key, 'touch', 1)
 redis.call('ZADD', KEYS[10], ARGV[1], ARGV[2])
-save()
+redis.call('HSET', meta_key, unpack(update))
 return {1, differs and 1 or 0}

@@ -53,7 +53,7 @@ end
 
 if seq ~= before or ARGV[10] ~= '' or ARGV[20] ~= '' then redis.call('HINCRBY', meta_key, 'touch', 1) end
 if seq ~= before or ARGV[10] ~= '' or ARGV[20] ~= '' or new_settings then redis.call('ZADD', KEYS[10], ARGV[1], ARGV[2]) end
-save()
+redis.call('HSET', meta_key, unpack(update))
 return {seq - before, config_needed, redis.call('ZCARD', changed_key), redis.call('HGETALL', meta_key),
   redis.call('HGET', KEYS[11], 'id') or '', redis.call('HGET', KEYS[12], 'id') or '', stale,
   redis.call('HGETALL', KEYS[13]), redis.call('GET', KEYS[14]) or ''}

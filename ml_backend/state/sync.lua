@@ -15,5 +15,5 @@ if seq ~= before then
   redis.call('HINCRBY', meta_key, 'touch', 1)
   redis.call('ZADD', KEYS[10], ARGV[1], ARGV[2])
 end
-save()
+redis.call('HSET', meta_key, unpack(update))
 return {seq - before, redis.call('HLEN', annotations)}
