@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import hypothesis
@@ -20,8 +21,9 @@ if TYPE_CHECKING:
     import redis
 
 
-# How long an example takes says nothing on a machine that does other things too.
-hypothesis.settings.register_profile("patient", deadline=None)
+# How long an example takes says nothing on a machine that does other things too. What decides whether a change lands
+# must say the same twice; everywhere else each run looks somewhere new.
+hypothesis.settings.register_profile("patient", deadline=None, derandomize="CI" in os.environ)
 hypothesis.settings.load_profile("patient")
 
 

@@ -232,7 +232,12 @@ def test_who_stops_watching_does_not_stop_the_run(stage: Stage) -> None:
     stage.close_gate("training")
     argv = [sys.executable, "-P", "-m", "ml_backend.cli", "train", "20", "--watch"]
     watching = subprocess.Popen(
-        [*argv, "--data-dir", str(stage.backend.data_dir)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*argv, "--data-dir", str(stage.backend.data_dir)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # Where the tests themselves run in the background, a shell has told everything below it to ignore Ctrl-C.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     with watching:
         stage.wait(lambda: stage.waiting_at("training"), 20, "the run")
