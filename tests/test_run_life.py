@@ -237,7 +237,7 @@ def test_who_stops_watching_does_not_stop_the_run(stage: Stage) -> None:
         stderr=subprocess.PIPE,
         text=True,
         # Where the tests themselves run in the background, a shell has told everything below it to ignore Ctrl-C.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # noqa: PLW1509 - no threads here
     )
     with watching:
         stage.wait(lambda: stage.waiting_at("training"), 20, "the run")
