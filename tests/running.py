@@ -108,7 +108,8 @@ class RunningBackend:
             return file.read().decode(errors="replace")
 
     def _printed_url(self) -> str:
-        found = re.search(r"http://\S*localhost:\d+", self.log())
+        log = self.log()
+        found = re.search(r"http://\S*localhost:\d+", log) if "Stop with Ctrl-C" in log else None
         return found.group(0).replace("localhost", "127.0.0.1") if found else ""
 
     def stop(self) -> int:

@@ -472,12 +472,14 @@ def test_a_web_process_that_slept_too_long_is_waited_for_again_when_it_wakes(
 
 def test_a_server_that_is_closed_takes_its_notes_along(client: redis.Redis, store: Path, registry: Registry) -> None:
     publish(registry, "one")
+    before = set(threading.enumerate())
     with server(client, store) as serving:
         assert says(serving, "one")
         assert client.zcard("mlb:web") == 1
+        assert set(threading.enumerate()) - before
     assert client.zcard("mlb:web") == 0
     assert client.hlen(f"mlb:{{{UID}}}:loaded") == 0
-    assert threading.active_count() == 1
+    assert set(threading.enumerate()) - before == set()
 
 
 # What a model may return

@@ -159,11 +159,9 @@ class Driver:
     def webhooks(self, project: int) -> list[JsonObject]:
         return self.call("GET", "/api/webhooks/", params={"project": project})
 
-    def create_webhook(self, url: str, *, project: int | None = None, **settings: Any) -> JsonObject:
-        """For all actions; without a project it is an organization webhook."""
-        body = {"url": url, "send_for_all_actions": True, "send_payload": True, **settings}
-        if project is not None:
-            body["project"] = project
+    def create_webhook(self, url: str, *, project: int, **settings: Any) -> JsonObject:
+        """For all actions of that project."""
+        body = {"url": url, "project": project, "send_for_all_actions": True, "send_payload": True, **settings}
         return self.call("POST", "/api/webhooks/", json=body)
 
     def update_webhook(self, webhook: int, **settings: Any) -> JsonObject:

@@ -405,10 +405,14 @@ def test_a_project_that_was_disconnected_and_is_connected_again_is_read_again(
     assert state(backend).load(uid).deleted_at is None  # type: ignore[union-attr]
 
 
-def test_a_deleted_project_is_asked_for_no_more(driver: Driver, start: Callable[..., RunningBackend]) -> None:
+def test_a_deleted_project_is_asked_for_no_more(
+    label_studio: RealLabelStudio, driver: Driver, start: Callable[..., RunningBackend]
+) -> None:
     backend = start()
     project, uid = connected(driver, backend)
-    everywhere = driver.create_webhook(f"{backend.url}/webhook")  # only the organization's tell of it (fact 10)
+    elsewhere = driver.create_project(choices_config(LABELS))["id"]
+    everywhere = driver.create_webhook(f"{backend.url}/webhook", project=elsewhere)
+    label_studio.tell_everything(everywhere["id"])  # only the organization's tell of it (fact 10)
     try:
         driver.delete_project(project)
         wait_until(lambda: state(backend).load(uid).deleted_at, 10, "it is marked")  # type: ignore[union-attr]
