@@ -18,6 +18,7 @@ from ml_backend.lease import LeaseKeeper
 from ml_backend.models import find_model
 from ml_backend.pinning import Pinning
 from ml_backend.predictions import PredictionServer
+from ml_backend.promotion import Promotions
 from ml_backend.refresh import Records, Refresher, Refreshing
 from ml_backend.registry import Registry
 from ml_backend.runs import Runs
@@ -119,6 +120,16 @@ class Services:
 
     def _quiet(self, project: ProjectState) -> float:
         return self.project_settings.of(project).retrain.quiet
+
+    def promotion(self) -> Promotions:
+        """Promotes and rolls back at a person's word."""
+        return Promotions(
+            self.state,
+            self.registry,
+            self.project_settings,
+            wake=DueList(self.redis, self.settings.redis_prefix).ask,
+            clock=time.time,
+        )
 
     def refresh_records(self) -> Records:
         """How each project's refresh of predictions stands, and where it is cancelled."""

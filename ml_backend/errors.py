@@ -16,6 +16,7 @@ RefitError
 ├── RegistryError            the version store
 │   ├── VersionNotFound
 │   ├── VersionCorrupt       a file is missing, cut short or tampered with
+│   ├── PromotionRefused     what serves may not be moved as asked                   (HTTP 409)
 │   └── StoreUnavailable
 └── LabelStudioError         Label Studio's API
     ├── LabelStudioUnreachable
@@ -109,6 +110,10 @@ class VersionNotFound(RegistryError):
 
 class VersionCorrupt(RegistryError):
     """A file of the version is missing, cut short or has another checksum than its manifest says."""
+
+
+class PromotionRefused(RegistryError):
+    """What serves may not be moved as asked: a version is pinned, or somebody else moved it meanwhile."""
 
 
 class StoreUnavailable(RegistryError):

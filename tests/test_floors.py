@@ -43,6 +43,7 @@ FLOORS: dict[str, frozenset[str]] = {
             "models",
             "pinning",
             "predictions",
+            "promotion",
             "refresh",
             "sync",
             "training",

@@ -149,6 +149,26 @@ def versions(
     show_versions(_settings(data_dir=data_dir), project, as_json=as_json)
 
 
+@app.command()
+def promote(
+    version: Annotated[str, typer.Argument(help="Its number or name, as `ml-backend versions` lists them.")],
+    project: Project = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Let a version serve, whatever its scores; later ones are compared with it."""
+    from ml_backend.cli.promotion import promote_version  # noqa: PLC0415
+
+    promote_version(_settings(data_dir=data_dir), project, version)
+
+
+@app.command()
+def rollback(project: Project = None, data_dir: DataDir = None) -> None:
+    """Let the version serve that served before; again, the one before that."""
+    from ml_backend.cli.promotion import roll_back  # noqa: PLC0415
+
+    roll_back(_settings(data_dir=data_dir), project)
+
+
 def main() -> None:
     """Run the command line; what goes wrong on purpose is one line, without a traceback."""
     try:

@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING
 
 import orjson
 
-from ml_backend.errors import LeaseLost, RegistryError, StoreUnavailable, Unavailable, VersionCorrupt, VersionNotFound
+from ml_backend.errors import (
+    LeaseLost,
+    PromotionRefused,
+    RegistryError,
+    StoreUnavailable,
+    Unavailable,
+    VersionCorrupt,
+    VersionNotFound,
+)
 from ml_backend.registry.aliases import Alias, Aliases
 from ml_backend.registry.manifest import MANIFEST, Manifest, Version, check_uid, decode, encode, version_name
 from ml_backend.registry.storage import FolderStorage
@@ -231,11 +239,15 @@ class Registry:
             return None
         return Version(uid, self._manifest(uid, alias.number), "serving")
 
-    def promote(self, uid: str, number: int, *, token: int | None = None, now: float) -> Version:
+    def promote(
+        self, uid: str, number: int, *, token: int | None = None, instead_of: int | None = None, now: float
+    ) -> Version:
         """Let version ``number`` serve.
 
         ``token`` is the fencing token of the run that asks: `LeaseLost` when a newer run has promoted since. Without
-        one a person asks: nothing fences, but the files are verified first. Raises `VersionNotFound`, `VersionCorrupt`.
+        one a person asks: nothing fences, but the files are verified first. ``instead_of`` is the version that it was
+        compared with: `PromotionRefused` when another one serves by now, since a person's word comes before what was
+        measured against something else. Raises `VersionNotFound`, `VersionCorrupt`.
         """
         manifest = self._manifest(check_uid(uid), number)
         if token is None:
@@ -247,6 +259,10 @@ class Registry:
             if current is not None and current.number == number:
                 target = current
             elif current is not None:
+                if instead_of is not None and instead_of != current.number:
+                    raise PromotionRefused(
+                        f"{current.name} was made to serve meanwhile, and it was compared with version {instead_of}"
+                    )
                 target = current.onward(number, manifest.name, max(now, current.moved_at))
             else:
                 target = Alias(number, manifest.name, now)
@@ -319,8 +335,11 @@ class Registry:
             return None
         for number, complete in sorted(self._storage.numbers(uid).items(), reverse=True):
             manifest = self._manifest_or_none(uid, number) if complete and number > mirrored.number else None
-            if manifest and manifest.promotion.promoted and manifest.created_at > mirrored.moved_at:
-                # Promoted after the note was last written: the writer died in between.
+            if manifest is None or not manifest.promotion.promoted or manifest.created_at <= mirrored.moved_at:
+                continue
+            # Promoted after the note was last written: the writer died in between. One that was compared with another
+            # version than the noted one was overtaken by a person, and never served.
+            if manifest.parent in {None, mirrored.number}:
                 return mirrored.onward(number, manifest.name, manifest.created_at)
         return mirrored if self._manifest_or_none(uid, mirrored.number) else None
 

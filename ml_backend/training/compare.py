@@ -44,7 +44,15 @@ class Comparing:
     same ones stay unseen from version to version.
     """
 
-    def __init__(self, written: Written, parent: Version | None, make_model: Callable[[], TrainingBackend]) -> None:
+    def __init__(
+        self,
+        written: Written,
+        parent: Version | None,
+        make_model: Callable[[], TrainingBackend],
+        *,
+        damaged: str | None = None,
+    ) -> None:
+        """``parent`` is what serves; None when nothing does, or nothing that is whole: ``damaged`` says why then."""
         held = scores.held_out(written.lines)
         self.trained = tuple(line for line in written.lines if line.task not in held)
         seen = parent.manifest.trained_on_ids if parent is not None else frozenset[int]()
@@ -53,6 +61,7 @@ class Comparing:
         self._written = written
         self._parent = parent
         self._make_model = make_model
+        self._damaged = damaged
 
     def outcome(self, candidate: Path, incumbent: Path | None, settings: PromoteSettings) -> Outcome:
         """Load both versions and score them. An exception of the new one passes through: it blocks the promotion."""
@@ -60,7 +69,8 @@ class Comparing:
         if self._parent is None or incumbent is None:
             own = self._scores(new, self._data(new, self._unseen))
             verdict = scores.decide_promotion(settings.when, None)
-            reason = "the first version" if verdict.promote else verdict.reason
+            alone = "the first version" if self._damaged is None else f"what served is damaged: {self._damaged}"
+            reason = alone if verdict.promote else verdict.reason
             return Outcome(verdict.promote, reason, candidate=own.metrics if own else {}, compared_on=len(self._unseen))
         comparison = self._compare(new, incumbent)
         verdict = scores.decide_promotion(settings.when, comparison, min_gain=settings.min_gain)

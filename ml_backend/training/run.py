@@ -16,10 +16,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 from ml_backend.errors import (
     LeaseLost,
     NotTrainable,
+    PromotionRefused,
     RunCancelled,
     RunEnded,
     RunTimedOut,
     Unavailable,
+    VersionCorrupt,
+    VersionNotFound,
     WorkerStopping,
 )
 from ml_backend.label_config import config_hash
@@ -184,11 +187,13 @@ class Trainer:
         model = self._make_model(uid, snapshot.label_config, params)
         if (why := model.check(snapshot.label_config)) is not None:
             raise NotTrainable(why)
-        parent = self._registry.serving(uid)
-        comparing = Comparing(written, parent, lambda: self._make_model(uid, snapshot.label_config, params))
+        parent, previous, damaged = self._parent(uid)
+        comparing = Comparing(
+            written, parent, lambda: self._make_model(uid, snapshot.label_config, params), damaged=damaged
+        )
         run = Run(
             directory=files,
-            previous=self._registry.fetch(uid, parent.number) if parent is not None else None,
+            previous=previous,
             params=params,
             seed=int.from_bytes(hashlib.sha256(lease.run_id.encode()).digest()[:4], "big"),
             keeper=attempt.keeper,
@@ -239,6 +244,16 @@ class Trainer:
         )
         self._publish(attempt, files, manifest, written)
 
+    def _parent(self, uid: str) -> tuple[Version | None, Path | None, str | None]:
+        """(the version to start from and compare with, its verified folder, why there is none although one serves)."""
+        try:
+            parent = self._registry.serving(uid)
+            return parent, None if parent is None else self._registry.fetch(uid, parent.number), None
+        except (VersionCorrupt, VersionNotFound) as error:
+            # A damaged version must not keep the next from being made: that one heals it.
+            log.warning("project %s: what serves is damaged, the next version does without: %s", uid, error)
+            return None, None, str(error)
+
     def _publish(self, attempt: _Attempt, files: Path, manifest: Manifest, written: Written) -> None:
         lease, uid = attempt.lease, attempt.lease.uid
         with self._phase(attempt, "publish", 0.9):
@@ -259,17 +274,26 @@ class Trainer:
     def _conclude(self, attempt: _Attempt, version: Version) -> None:
         """What follows once the version exists; a run that dies in here is resumed from here."""
         lease, uid = attempt.lease, attempt.lease.uid
-        promotion = version.manifest.promotion
+        promoted, why = version.manifest.promotion.promoted, version.manifest.promotion.reason
         attempt.version = version.name
-        if promotion.promoted:
+        if promoted:
             with self._phase(attempt, "promote", 0.97):
-                version = self._registry.promote(uid, version.number, token=lease.token, now=self._runs.time())
+                try:
+                    version = self._registry.promote(
+                        uid,
+                        version.number,
+                        token=lease.token,
+                        instead_of=version.manifest.parent,
+                        now=self._runs.time(),
+                    )
+                except PromotionRefused as error:
+                    promoted, why = False, str(error)
         self._ended(attempt)
-        kind = "promoted" if promotion.promoted else "kept aside"
-        reason = f"{version.name} {kind}: {promotion.reason}"
+        kind = "promoted" if promoted else "kept aside"
+        reason = f"{version.name} {kind}: {why}"
         self._state.decided(uid, kind, reason, self._runs.time())
         self._finish(attempt, "succeeded", reason)
-        if promotion.promoted and self._promoted is not None:
+        if promoted and self._promoted is not None:
             self._promoted(uid, version)
 
     def _published_before(self, lease: Lease) -> Version | None:
