@@ -16,6 +16,7 @@ from ml_backend.errors import SettingsError
 from ml_backend.event_way import EventWay, ProjectSettings
 from ml_backend.lease import LeaseKeeper
 from ml_backend.models import find_model
+from ml_backend.overview import Orders, Overview
 from ml_backend.pinning import Pinning
 from ml_backend.predictions import PredictionServer
 from ml_backend.promotion import Promotions
@@ -130,6 +131,23 @@ class Services:
             wake=DueList(self.redis, self.settings.redis_prefix).ask,
             clock=time.time,
         )
+
+    def overview(self) -> Overview:
+        """What people and programs see of every project."""
+        return Overview(
+            self.state,
+            self.runs,
+            self.registry,
+            self.project_settings,
+            self.server,
+            self.standings(),
+            self.refresh_records(),
+            self.access(),
+        )
+
+    def orders(self, overview: Overview) -> Orders:
+        """What people order from the page and the API."""
+        return Orders(overview, self.runs, self.syncs(), self.promotion())
 
     def refresh_records(self) -> Records:
         """How each project's refresh of predictions stands, and where it is cancelled."""

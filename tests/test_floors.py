@@ -41,6 +41,7 @@ FLOORS: dict[str, frozenset[str]] = {
             "generations",
             "lease",
             "models",
+            "overview",
             "pinning",
             "predictions",
             "promotion",

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Any
 
 import orjson
 from rich.console import Console
 from rich.progress_bar import ProgressBar
 from rich.table import Table
+from rich.text import Text
 
-from ml_backend import policy
 from ml_backend.bootstrap import PATIENT_TIMEOUT_S, make_services
 from ml_backend.embedded import PrivateValkey
 from ml_backend.errors import ProjectUnknown
+from ml_backend.overview.words import drift_in_words
 
 if TYPE_CHECKING:
     from ml_backend.bootstrap import Services
@@ -21,13 +21,14 @@ if TYPE_CHECKING:
 
 
 def show_status(settings: Settings, project: str | None, *, as_json: bool) -> None:
-    """Every project, or one, as a table or as JSON."""
+    """Every project, or one, as a table or as JSON (the same as the JSON API's)."""
     services = open_services(settings)
-    uids = [find_uid(services, project)] if project else services.state.uids()
-    found = [one for uid in uids if (one := _summary(services, uid)) is not None]
+    overview = services.overview()
+    found = [overview.project(find_uid(services, project))] if project else overview.projects()
     console = Console()
     if as_json:
-        console.out(orjson.dumps(found, option=orjson.OPT_INDENT_2).decode(), highlight=False)
+        rows = [one.model_dump() for one in found]
+        console.out(orjson.dumps(rows, option=orjson.OPT_INDENT_2).decode(), highlight=False)
         return
     if not found:
         console.print("No project is known yet: connect this backend in Label Studio (Settings → Model).")
@@ -36,15 +37,16 @@ def show_status(settings: Settings, project: str | None, *, as_json: bool) -> No
     for name in ("project", "next training", "", "annotations", "serving", "run", "last decision"):
         table.add_column(name)
     for one in found:
-        have, need = one["progress"]
+        have, need = one.progress.have, one.progress.need
+        run = one.running or one.waiting
         table.add_row(
-            f"{one['title'] or '-'}\n[dim]{one['uid']}[/]",
+            Text.assemble(one.title or "-", "\n", (one.uid, "dim")),
             ProgressBar(total=need, completed=min(have, need), width=20),
             f"{have} of {need}",
-            f"{one['trainable']} to train on\n[dim]{_drift(one)}[/]",
-            one["serving"] or "-",
-            one["run"] or "-",
-            one["decision"],
+            Text.assemble(f"{one.training_set.trainable} to train on\n", (drift_in_words(one), "dim")),
+            one.serving.name if one.serving else "-",
+            Text(f"{run.phase or run.status} {run.fraction:.0%}" if run else "-"),
+            Text(one.paused or one.next_training.reason),
         )
     console.print(table)
 
@@ -75,30 +77,6 @@ def show_versions(settings: Settings, project: str | None, *, as_json: bool) -> 
     console.print(table)
 
 
-def _summary(services: Services, uid: str) -> dict[str, Any] | None:
-    project = services.state.load(uid)
-    if project is None:
-        return None
-    settings = services.project_settings.of(project).retrain
-    standing = services.runs.standing(uid)
-    serving = services.registry.serving(uid)
-    run = standing.running or standing.waiting
-    return {
-        "uid": uid,
-        "title": project.title,
-        "progress": policy.progress(project.training, settings),
-        "decision": policy.decide(project.training, settings, time.time()).reason,
-        "trainable": project.training.trainable,
-        "counters": project.counters,
-        "missing": project.missing,
-        "sync": {"problem": services.access().problem, **services.standings().load(uid).as_dict()},
-        "serving": serving.name if serving else None,
-        "run": f"{run.phase or run.status} {run.fraction:.0%}" if run else None,
-        "paused": standing.paused or None,
-        "decisions": services.state.decisions(uid, 10),
-    }
-
-
 def find_uid(services: Services, project: str | None) -> str:
     """The uid of a project named by its id or uid; the only one, if not named. Raises `ProjectUnknown`."""
     uids = services.state.uids()
@@ -110,19 +88,6 @@ def find_uid(services: Services, project: str | None) -> str:
     if not uids:
         raise ProjectUnknown("project", "none is known yet: connect this backend in Label Studio (Settings → Model)")
     raise ProjectUnknown("project", f"name one of {', '.join(sorted(uids))}")
-
-
-def _drift(one: dict[str, Any]) -> str:
-    """What is known of how far the training set is Label Studio's."""
-    sync, missing = one["sync"], one["missing"]
-    if sync["running"]:
-        return f"{sync['kind']} sync: {sync['message'] or sync['phase']} {sync['done']} of {sync['total'] or '?'}"
-    if sync["error"]:
-        return f"sync failed: {sync['error']}"
-    if missing:
-        unseen = f"{missing} annotations not seen"
-        return f"{unseen}; set LABEL_STUDIO_API_KEY" if sync["problem"] else f"{unseen}; a sync is due"
-    return f"{one['counters']['total_annotations_number']} in all"
 
 
 def _scores(scores: dict[str, float]) -> str:

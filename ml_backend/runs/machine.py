@@ -261,6 +261,12 @@ class Runs:
         runs = (read_run(json.loads(entry)) for entry in entries[:limit])
         return [run for run in runs if run is not None]
 
+    def messages(self, run_id: str) -> list[dict[str, Any]]:
+        """What a run said last, newest first: ``at`` (s), ``phase``, ``fraction``, ``message``. Kept for a day."""
+        with answering():
+            entries = cast("list[bytes]", self._redis.lrange(f"{self._prefix}run:{run_id}:messages", 0, -1))
+        return [json.loads(entry) for entry in entries]
+
     def started_since(self, uid: str, since: float) -> int:
         """Count the runs that started after `since` (at most a day back); a retried run counts once."""
         with answering():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
+from ml_backend.errors import SettingsError
 from ml_backend.sync.plan import Due, plan
 
 if TYPE_CHECKING:
@@ -63,9 +64,21 @@ class Syncs:
 
     def request(self, uid: str, kind: SyncKind, reason: str, now: float) -> bool:
         """A person wants a sync now; False when one waited already and does it."""
+        self._wish(uid, kind, reason, now)
+        return self._hand_over(uid, front=True)
+
+    def order(self, uid: str, kind: SyncKind, reason: str, now: float) -> None:
+        """The same, but that the clock hands it over: the web process, which calls this, needs no RQ for it.
+
+        Raises `SettingsError` when Label Studio cannot be asked.
+        """
+        if self._access.problem is not None:
+            raise SettingsError("sync", self._access.problem)
+        self._wish(uid, kind, reason, now)
+
+    def _wish(self, uid: str, kind: SyncKind, reason: str, now: float) -> None:
         self._standings.set(uid, asked=reason, asked_at=now, forced="1", next_try=None)
         self._want(uid, kind, now)
-        return self._hand_over(uid, front=True)
 
     def start_up(self, now: float) -> None:
         """A clock starts: what happened while nobody listened is asked for, traceless changes too (fact 23)."""

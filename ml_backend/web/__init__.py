@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 from flask import Flask, request
 
 from ml_backend.web import answers
+from ml_backend.web.api import JsonApi
 from ml_backend.web.auth import Gate
 from ml_backend.web.label_studio_calls import LabelStudioCalls
+from ml_backend.web.outage import Outage
 from ml_backend.web.short_way import ShortWay
 
 if TYPE_CHECKING:
@@ -29,7 +31,10 @@ def create_app(services: Services) -> Flask:
         def require_login() -> None:
             guard.require(request.environ, request.endpoint)
 
-    calls = LabelStudioCalls(services)
+    outage = Outage()
+    calls = LabelStudioCalls(services, outage)
     calls.install(app)
+    overview = services.overview()
+    JsonApi(services, overview, services.orders(overview), outage).install(app)
     app.wsgi_app = ShortWay(app.wsgi_app, calls.event, gate)  # type: ignore[method-assign]
     return app

@@ -23,7 +23,6 @@ from ml_backend.web import metrics
 from ml_backend.web.answers import answer
 from ml_backend.web.bodies import read_object, too_deep
 from ml_backend.web.configs import LabelConfigs
-from ml_backend.web.outage import Outage
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
     from flask import Flask
 
+    from ml_backend.web.outage import Outage
     from ml_backend.web.ports import Services
 
 log = logging.getLogger(__name__)
@@ -42,10 +42,10 @@ _VERSIONS_DEADLINE_S = 2.0
 class LabelStudioCalls:
     """Label Studio's calls over one set of services. Every view raises what `answers.install` maps."""
 
-    def __init__(self, services: Services) -> None:
+    def __init__(self, services: Services, outage: Outage) -> None:
         self._services = services
         self._limit = services.settings.max_body
-        self._outage = Outage()
+        self._outage = outage
         self._configs = LabelConfigs(services.backend.check)
         self._up = {"status": "UP", "model_class": services.model_class.__name__, "version": __version__}
 

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from ml_backend.jobs import Jobs
+    from ml_backend.overview import Orders, Overview
     from ml_backend.registry import Version
     from ml_backend.runs import Runs
     from ml_backend.settings import Settings
@@ -88,4 +90,16 @@ class Services(Protocol):
     @property
     def model_class(self) -> type:
         """The model's class, for its name."""
+        ...
+
+    def jobs(self) -> Jobs:
+        """The queues."""
+        ...
+
+    def overview(self) -> Overview:
+        """What people and programs see."""
+        ...
+
+    def orders(self, overview: Overview) -> Orders:
+        """What they order."""
         ...
