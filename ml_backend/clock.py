@@ -102,19 +102,27 @@ class Clock:
         return max(min(looks), now + 0.05)
 
     def _waiting(self, project: ProjectState, waiting: Run, standing: Standing, now: float) -> float:
-        if waiting.trigger == CLICK and not waiting.click:
-            if waiting.due_at > now and waiting.attempts == 0:
+        if waiting.trigger == CLICK and not waiting.click and waiting.attempts == 0:
+            if waiting.due_at > now:
                 return waiting.due_at
-            if waiting.attempts == 0 and not self._resolve_start_training(project, waiting, now):
+            if (held_until := self._held_until(project, waiting)) is not None and held_until > now:
+                return held_until
+            if not self._resolve_start_training(project, waiting, held_until is not None, now):
                 return now + IDLE_S
         if standing.running is None:
             self._dispatch(project.uid, now)
         return now + IDLE_S
 
-    def _resolve_start_training(self, project: ProjectState, waiting: Run, now: float) -> bool:
-        """Whether a held `START_TRAINING` stands: no annotation came meanwhile, or the policy says so (fact 12)."""
-        came = project.last_annotation_at
-        if came is None or came < waiting.requested_at:
+    def _held_until(self, project: ProjectState, waiting: Run) -> float | None:
+        """How long the last `START_TRAINING` is held; None when an annotation followed it (fact 12)."""
+        asked = max(waiting.requested_at, project.last_start_at or 0.0)
+        if project.last_annotation_at is not None and project.last_annotation_at >= asked:
+            return None
+        return asked + self._settings.of(project).retrain.quiet
+
+    def _resolve_start_training(self, project: ProjectState, waiting: Run, click: bool, now: float) -> bool:
+        """Whether a held `START_TRAINING` stands: no annotation followed it, or the policy says so (fact 12)."""
+        if click:
             self._runs.request(project.uid, trigger=CLICK, reason="Start Training", due=now, click=True, now=now)
             self._say(project.uid, "train", "Start Training", now)
             return True

@@ -56,7 +56,7 @@ class Example:
         return bool(self.annotations) and all(annotation.from_prediction for annotation in self.annotations)
 
     def value(self, key: str) -> Any:  # noqa: ANN401 - task data is whatever the user imported
-        """The task data under ``key``: ``text``, ``$text`` or nested ``doc.title``; None when it is not there.
+        """The task data under ``key``: ``text``, ``$text``, nested ``doc.title`` or ``pages[0]``; None if not there.
 
         ``$undefined$`` means the only key of tasks that were imported as plain lines (Label Studio's own name for it).
         """
@@ -127,13 +127,14 @@ def value_of(task: Mapping[str, Any], key: str) -> Any:  # noqa: ANN401 - task d
     name = key.removeprefix("$")
     if name in data:
         return data[name]
-    if name == "undefined$" and len(data) == 1:
-        return next(iter(data.values()))
+    if name == "undefined$":
+        # The key that plain lines are imported under; exports give them another name.
+        return data.get("$undefined$", next(iter(data.values())) if len(data) == 1 else None)
     found: Any = data
-    for part in name.split("."):
+    for part in name.replace("[", ".").replace("]", "").split("."):
         if isinstance(found, Mapping) and part in found:
             found = found[part]
-        elif isinstance(found, list) and part.isdigit() and int(part) < len(found):
+        elif isinstance(found, list) and part.isdecimal() and int(part) < len(found):
             found = found[int(part)]
         else:
             return None

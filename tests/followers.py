@@ -5,6 +5,8 @@ from __future__ import annotations
 import struct
 import threading
 import zlib
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -81,47 +83,65 @@ class Follower:
 
     def held(self) -> dict[int, tuple[Any, ...]]:
         """Annotation id to (task, created, updated, flags, result)."""
-        return {int(one): _annotation(value) for one, value in self._hash("annotations").items()}
+        return self._look().annotations
 
     def texts(self) -> dict[int, str]:
         """Task id to its text."""
-        return {int(one): _body(value[16:])["text"] for one, value in self._hash("tasks").items()}
+        return self._look().texts
 
     def check(self) -> None:
         """It holds exactly what Label Studio holds, and counts the same."""
-        assert self.held() == truth(self.studio)
+        held, project = self._look(), self.project()
+        assert held.annotations == truth(self.studio)
         annotated = {one.task for one in self.studio.annotations.values()}
-        assert self.texts() == {one: self.studio.tasks[one].text for one in annotated}
-        self.check_counts()
-        project = self.project()
+        assert held.texts == {one: self.studio.tasks[one].text for one in annotated}
+        held.check_counts(project)
         if project is not None:
-            reported = self.studio.counters()
-            assert project.derived.differences(reported) == {}
+            assert project.derived.differences(self.studio.counters()) == {}
 
     def check_counts(self) -> None:
         """The counts are those of what is held; the lists by task agree with it."""
-        held = self.held()
-        by_task: dict[int, dict[int, int]] = {}
-        for one, (task, _, _, flags, _) in held.items():
-            by_task.setdefault(task, {})[one] = flags
-        lists = {
-            int(task): {int(one.split(b":")[0]): int(one.split(b":")[1]) for one in joined.split(b";")}
-            for task, joined in self._hash("of-task").items()
-        }
-        assert lists == by_task
-        assert set(self.texts()) <= set(by_task), "a task without annotations is kept"
-        project = self.project()
-        if project is None:
-            assert not held
-            return
-        counted = [CountedAnnotation(task, bool(f & 1), bool(f & 2), bool(f & 4)) for task, _, _, f, _ in held.values()]
-        assert project.derived == derive(counted)
-        flags = [one[3] for one in held.values()]
-        assert project.bulk_accepted == sum(f & 13 == 12 for f in flags)
-        assert project.training.trainable == sum(f & 13 == 4 for f in flags)
+        self._look().check_counts(self.project())
 
-    def _hash(self, name: str) -> dict[bytes, bytes]:
-        return self.redis.hgetall(f"{self.prefix}{{{self.studio.uid}}}:{name}")  # type: ignore[return-value]
+    def _look(self) -> Held:
+        with self.redis.pipeline(transaction=True) as pipe:
+            for name in ("annotations", "tasks", "of-task"):
+                pipe.hgetall(f"{self.prefix}{{{self.studio.uid}}}:{name}")
+            annotations, tasks, lists = pipe.execute()
+        return Held(
+            {int(one): _annotation(value) for one, value in annotations.items()},
+            {int(one): _body(value[16:])["text"] for one, value in tasks.items()},
+            {
+                int(task): {int(one.partition(b":")[0]): int(one.partition(b":")[2]) for one in joined.split(b";")}
+                for task, joined in lists.items()
+            },
+        )
+
+
+@dataclass(frozen=True)
+class Held:
+    """What lies in Redis: annotations, texts by task, and flags by annotation by task."""
+
+    annotations: dict[int, tuple[Any, ...]]
+    texts: dict[int, str]
+    lists: dict[int, dict[int, int]]
+
+    def check_counts(self, project: ProjectState | None) -> None:
+        """See `Follower.check_counts`."""
+        by_task: dict[int, dict[int, int]] = {}
+        for one, (task, _, _, flags, _) in self.annotations.items():
+            by_task.setdefault(task, {})[one] = flags
+        assert self.lists == by_task
+        assert set(self.texts) <= set(by_task), "a task without annotations is kept"
+        if project is None:
+            assert not self.annotations
+            return
+        rows = [(task, flags) for task, _, _, flags, _ in self.annotations.values()]
+        assert project.derived == derive(
+            CountedAnnotation(task, bool(f & 1), bool(f & 2), bool(f & 4)) for task, f in rows
+        )
+        assert project.bulk_accepted == sum(f & 13 == 12 for _, f in rows)
+        assert project.training.trainable == sum(f & 13 == 4 for _, f in rows)
 
 
 class Monitored:
@@ -200,5 +220,6 @@ def _annotation(value: bytes) -> tuple[Any, ...]:
     return int(task), int(created), int(updated), flags, _body(value[25:])[0]
 
 
+@lru_cache(maxsize=4096)
 def _body(body: bytes) -> Any:
     return orjson.loads(zlib.decompress(body[1:]) if body[:1] == b"z" else body[1:])

@@ -165,7 +165,7 @@ class ModelLabelStudio:
         self._put(made)
         if ground_truth:
             self._only_ground_truth(made)
-        return [self._annotation_event("ANNOTATION_CREATED", made.id)]
+        return [*self._counted(made), self._annotation_event("ANNOTATION_CREATED", made.id)]
 
     def accept_predictions(self, tasks: Sequence[int], label: str) -> list[Payload]:
         """ "Create annotations from predictions" (facts 4 and 21): lists under singular keys."""
@@ -187,7 +187,7 @@ class ModelLabelStudio:
         self._put(new)
         if new.ground_truth and "ground_truth" in changes:
             self._only_ground_truth(new)
-        return [self._annotation_event("ANNOTATION_UPDATED", annotation)]
+        return [*self._counted(new), self._annotation_event("ANNOTATION_UPDATED", annotation)]
 
     def delete(self, annotations: Sequence[int]) -> list[Payload]:
         """Only ids are sent (fact 5)."""
@@ -259,6 +259,11 @@ class ModelLabelStudio:
             "created_at": iso(one.created_us),
             "updated_at": iso(one.updated_us),
         }
+
+    def _counted(self, saved: ModelAnnotation) -> list[Payload]:
+        """Label Studio's own `START_TRAINING`: from inside the save, before the annotation's own event (fact 12)."""
+        due = self.min_annotations and not saved.ground_truth and len(self.annotations) % self.min_annotations == 0
+        return [self._event("START_TRAINING")] if due else []
 
     def _annotation_event(self, action: str, annotation: int) -> Payload:
         one = self.annotations[annotation]

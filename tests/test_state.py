@@ -190,7 +190,7 @@ def test_new_task_data_is_taken_over_and_counts_as_a_change_of_its_annotations(
 def test_large_task_data_lies_compressed_and_comes_back_whole(studio: ModelLabelStudio, follower: Follower) -> None:
     studio.edit_task(1, "a long text " * 10_000)
     follower.hear(only(studio.create(1, "Positive")))
-    (size,) = [len(value) for value in follower._hash("tasks").values()]
+    (size,) = [len(value) for value in follower.redis.hvals(f"mlb:{{{studio.uid}}}:tasks")]
     assert size < 2_000
     assert stored(follower)[1].task["data"]["text"] == "a long text " * 10_000
 

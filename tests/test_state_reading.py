@@ -202,3 +202,13 @@ def test_a_state_and_its_syncs_keep_to_their_prefix(valkey: redis.Redis, studio:
     follower.sync()
     assert all(key.startswith(b"other:") for key in valkey.scan_iter())
     assert SyncState(valkey).resume(studio.uid, 1.0) is None
+
+
+def test_old_deletions_are_forgotten_after_a_run_too(studio: ModelLabelStudio, follower: Follower) -> None:
+    follower.hear(only(studio.create(1, "Positive")))
+    follower.hear(only(studio.delete([1])))
+    uid, gone = studio.uid, f"mlb:{{{studio.uid}}}:gone"
+    for passed, left in ((1800, 1), (3600, 0)):
+        studio.pass_time(passed)
+        follower.state.attempted(uid, follower.state.snapshot(uid), follower.now, seconds=1.0)
+        assert follower.redis.hlen(gone) == left

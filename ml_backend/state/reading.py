@@ -39,33 +39,35 @@ class StoredTask:
     left_out: int = 0
 
 
-def stored_tasks(client: redis.Redis, keys: Keys, uid: str, *, bulk_accepted: bool) -> Iterator[StoredTask]:
-    """See `State.stored`."""
+def hash_pages(client: redis.Redis, key: str, size: int = 1000) -> Iterator[dict[bytes, bytes]]:
+    """A hash in pages of about that size; what is changed meanwhile may come twice."""
     cursor = 0
     while True:
         with answering():
-            cursor, page = cast(
-                "tuple[int, dict[bytes, bytes]]", client.hscan(keys.of(uid, "of-task"), cursor, count=_PAGE)
-            )
-            wanted = {
-                int(task): [int(one.partition(b":")[0]) for one in joined.split(b";")] for task, joined in page.items()
-            }
-            ids = [one for group in wanted.values() for one in group]
-            tasks: list[bytes | None] = []
-            annotations: list[bytes | None] = []
-            if ids:
-                with client.pipeline(transaction=False) as pipe:
-                    pipe.hmget(keys.of(uid, "tasks"), [str(task) for task in wanted])
-                    pipe.hmget(keys.of(uid, "annotations"), [str(one) for one in ids])
-                    tasks, annotations = pipe.execute()
+            cursor, page = cast("tuple[int, dict[bytes, bytes]]", client.hscan(key, cursor, count=size))
+        yield page
+        if cursor == 0:
+            return
+
+
+def stored_tasks(client: redis.Redis, keys: Keys, uid: str, *, bulk_accepted: bool) -> Iterator[StoredTask]:
+    """See `State.stored`."""
+    for page in hash_pages(client, keys.of(uid, "of-task"), _PAGE):
+        wanted = {
+            int(task): [int(one.partition(b":")[0]) for one in joined.split(b";")] for task, joined in page.items()
+        }
+        if not wanted:
+            continue
+        with answering(), client.pipeline(transaction=False) as pipe:
+            pipe.hmget(keys.of(uid, "tasks"), [str(task) for task in wanted])
+            pipe.hmget(keys.of(uid, "annotations"), [str(one) for group in wanted.values() for one in group])
+            tasks, annotations = pipe.execute()
         values = iter(annotations)
         for (task, group), stored in zip(wanted.items(), tasks, strict=True):
             # Between the two reads an annotation may be gone, or have moved to another task.
             found = [(one, value) for one in group if (value := next(values)) is not None and task_of(value) == task]
             if stored is not None and (made := _stored_task(task, stored, found, bulk_accepted)) is not None:
                 yield made
-        if cursor == 0:
-            return
 
 
 def _stored_task(

@@ -22,6 +22,7 @@ from ml_backend.events import (
 )
 from ml_backend.label_config import config_hash
 from ml_backend.redis_errors import answering
+from ml_backend.state.gone import forget_deletions
 from ml_backend.state.keys import Keys, require_uid, script_text
 from ml_backend.state.packing import Operation, annotation_operation, task_operation
 from ml_backend.state.project import ProjectState, project_state
@@ -256,6 +257,7 @@ class State:
                 keys=[key(uid, "meta"), key(uid, "changed"), self._keys.due, key(uid, "trained-config")],
                 args=arguments,
             )
+        forget_deletions(self._redis, self._keys, uid, now)
 
     # --- marks ------------------------------------------------------------------------------------------------------
 

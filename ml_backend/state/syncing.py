@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 from ml_backend.errors import LeaseLost
 from ml_backend.redis_errors import answering
+from ml_backend.state.gone import forget_deletions
 from ml_backend.state.keys import Keys, script_text
 from ml_backend.state.packing import Operation, annotation_operation, only_operation, task_operation
+from ml_backend.state.reading import hash_pages
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
 
     import redis
     from redis.commands.core import Script
@@ -30,13 +32,9 @@ if TYPE_CHECKING:
 SyncKind = Literal["complete", "incremental"]
 LabelledTask = tuple["Task", "Iterable[Annotation]"]
 
-FORGET_S = 3600.0
-"""After a complete sync, deletions older than this are forgotten: nothing that comes still knows of them."""
-
 _AT_ONCE = 500
 _BYTES_AT_ONCE = 4_000_000
 """Operations in one script call, and their bodies' bytes: Redis answers nobody else meanwhile."""
-_PAGE = 1000
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,12 +127,12 @@ class SyncState:
         ``counters`` are the API's project's, asked for after the last page; ``touch`` is `ProjectState.touch` read
         *before* asking for them: should an event have come since, they are too old to compare, and False is returned.
         ``counters_us`` is their date on Label Studio's clock. Equal counters clear the drift, others set it.
-        A complete sync forgets old deletions (`FORGET_S`) and settles wishes for a sync from before it began.
+        A complete sync forgets old deletions and settles wishes for a sync from before it began.
         """
         joined = "" if counters is None else ",".join(map(str, counters.as_dict().values()))
         differs = self._end(sync, sync.kind, now, [str(touch), "" if counters_us is None else str(counters_us), joined])
         if sync.kind == "complete":
-            self._forget(sync.uid, now)
+            forget_deletions(self._redis, self._keys, sync.uid, now)
         return differs
 
     def abort(self, sync: Sync, now: float) -> None:
@@ -161,7 +159,7 @@ class SyncState:
 
     def _stored_tasks(self, uid: str) -> array[int]:
         found = array("q")
-        for page in self._scan(uid, "of-task"):
+        for page in hash_pages(self._redis, self._keys.of(uid, "of-task")):
             found.extend(int(one) for one in page)
         return array("q", sorted(set(found)))
 
@@ -180,28 +178,6 @@ class SyncState:
         if not done:
             raise LeaseLost("another sync of this project has begun")
         return bool(differs)
-
-    def _forget(self, uid: str, now: float) -> None:
-        """Drop what is remembered of deletions that are long past."""
-        key = self._keys.of(uid, "gone")
-        before = (now - FORGET_S) * 1e6
-        for page in self._scan(uid, "gone"):
-            old = [name for name, value in page.items() if _moment(value) < before]
-            if old:
-                # A deletion of the same name in this very moment is forgotten too: the next sync would notice.
-                with answering():
-                    self._redis.hdel(key, *(name.decode() for name in old))
-
-    def _scan(self, uid: str, name: str) -> Iterator[dict[bytes, bytes]]:
-        cursor = 0
-        while True:
-            with answering():
-                cursor, page = cast(
-                    "tuple[int, dict[bytes, bytes]]", self._redis.hscan(self._keys.of(uid, name), cursor, count=_PAGE)
-                )
-            yield page
-            if cursor == 0:
-                return
 
     def _call(self, script: Script, keys: list[str], arguments: list[bytes | str | int] | list[str]) -> list[Any]:
         with answering():
@@ -254,8 +230,3 @@ def _stored_between(stored: array[int], between: tuple[int, int | None] | None) 
         return array("q")
     after, up_to = between
     return stored[bisect_right(stored, after) : len(stored) if up_to is None else bisect_right(stored, up_to)]
-
-
-def _moment(value: bytes) -> float:
-    """When a tombstone was made, or a ground truth mark was seen, in microseconds."""
-    return float(value.rpartition(b":")[2].partition(b"!")[0].rstrip(b"?"))
