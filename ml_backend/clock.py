@@ -89,6 +89,8 @@ class Clock:
             if self._purge is not None and self._purge(uid, now):
                 log.info("project %s: deleted long ago: its training set is thrown away", uid)
             return now + IDLE_S
+        if project.training.paused and policy.changed_since_last_run(project.training) and self._runs.resume(uid, now):
+            self._say(uid, "resumed", "the training set changed: automatic training goes on", now)
         standing = self._runs.standing(uid, now)
         looks = [now + IDLE_S]
         looks += [at for one in self._others if (at := one.consider(project, now)) is not None]
@@ -139,9 +141,6 @@ class Clock:
     def _decide(self, project: ProjectState, now: float) -> float:
         uid = project.uid
         project = self._mark_outdated(project)
-        training = project.training
-        if training.paused and policy.changed_since_last_run(training) and self._runs.resume(uid, now):
-            self._say(uid, "resumed", "the training set changed: automatic training goes on", now)
         decision = self._policy(project, now)
         if isinstance(decision, policy.Train):
             if self._runs.request_if_free(uid, trigger="policy", reason=decision.reason, now=now) is not None:

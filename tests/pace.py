@@ -103,9 +103,11 @@ class Pace:
 
     def wait(self, seconds: float) -> None:
         """Time passes, and the clock ticks."""
-        until = self.now + seconds
-        while self.now < until - 1e-9:
-            self.studio.pass_time(min(TICK_S, until - self.now))
+        left = round(seconds * 1e6)
+        while left > 0:
+            step = min(round(TICK_S * 1e6), left)
+            left -= step
+            self.studio.now_us += step
             self.clock.tick(self.now)
 
     def start(self, worker: str = "w1") -> Lease:
@@ -142,7 +144,9 @@ class Pace:
 
     def pass_running(self, lease: Lease, seconds: float) -> None:
         """Time passes while the run trains and renews its lease."""
-        until = self.now + seconds
-        while self.now < until - 1e-9:
-            self.wait(min(5.0, until - self.now))
+        left = seconds
+        while left > 1e-6:
+            step = min(5.0, left)
+            left -= step
+            self.wait(step)
             assert self.runs.renew(lease, self.now).ok

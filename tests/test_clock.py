@@ -402,12 +402,12 @@ def test_others_are_asked_and_may_want_to_be_asked_again_sooner(valkey: redis.Re
     asked = Asked()
     pace = Pace(valkey, others=(asked,))
     pace.submit()
-    asked.at = pace.now + 7
+    asked.at = pace.now + 6.9
     pace.wait(TICK_S)
     assert [one.uid for one in asked.projects] == [pace.uid]
     pace.wait(6.4)
     assert len(asked.projects) == 1
-    pace.wait(0.6)
+    pace.wait(0.4)
     assert len(asked.projects) == 2
 
 
