@@ -153,7 +153,7 @@ class _Watch:
         self._grace_s = grace_s
 
     def run(self) -> None:
-        """Renew until the trainer is gone; never returns while the lease holds."""
+        """Renew until the trainer is gone or has ended the run; never returns while the lease holds."""
         began = time.monotonic()
         for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(signum, signal.SIG_IGN)
@@ -180,6 +180,8 @@ class _Watch:
                     renewed, renew_at = asked, asked + every
                 else:
                     answer = runs.look(self._lease)
+                if not answer.ok and runs.ended_by(self._lease):
+                    return  # the trainer has written the run's end, and may have something to do still
             except Unavailable:
                 if time.monotonic() - renewed >= runs.lease_s:
                     self._lose(f"Redis has not answered for {runs.lease_s:g} s")

@@ -165,6 +165,11 @@ class TestOneRun:
         run = stage.over(stage.ask())
         assert (run.status, run.attempts, run.losses) == ("succeeded", 1, 0)
 
+    def test_what_a_trainer_does_after_the_end_of_its_run_is_let_be(self, stage: Stage) -> None:
+        stage.worker("lingers")
+        assert stage.over(stage.ask()).status == "succeeded"
+        eventually(lambda: stage.noted("lingered"), "the trainer's last words")
+
     def test_a_function_that_returns_without_an_end_gives_the_run_back(self, stage: Stage) -> None:
         stage.worker("forgets")
         run_id = stage.ask()

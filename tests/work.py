@@ -75,6 +75,9 @@ def train(worker: str, *, uid: str, run_id: str) -> None:
 def _end(runs: Runs, lease: Lease, kind: str) -> None:
     if kind != "forgets":
         note("finished", runs.finish(lease, "succeeded", reason="trained", now=runs.time()))
+    if kind == "lingers":
+        time.sleep(2 * runs.lease_s)
+        note("lingered")
 
 
 def _train(kind: str, keeper: LeaseKeeper) -> None:
