@@ -75,6 +75,16 @@ def worker(model: Model = None, data_dir: DataDir = None) -> None:
 
 
 @app.command()
+def new(
+    folder: Annotated[Path, typer.Argument(help="The folder to make; its name becomes the class's.")],
+) -> None:
+    """Write the skeleton of a model of your own, with its test; it trains and predicts as it is."""
+    from ml_backend.cli.new import write_skeleton  # noqa: PLC0415
+
+    write_skeleton(folder)
+
+
+@app.command()
 def status(
     project: Project = None,
     data_dir: DataDir = None,

@@ -15,6 +15,7 @@ from rich.console import Console
 from ml_backend.embedded import PrivateValkey
 from ml_backend.errors import SettingsError
 from ml_backend.logs import set_up_logs
+from ml_backend.sources import locate
 from ml_backend.supervisor import ProcessSpec, Supervisor
 
 if TYPE_CHECKING:
@@ -87,7 +88,10 @@ def _needs_redis(settings: Settings, command: str) -> None:
 
 
 def _environment(settings: Settings, credentials: tuple[str, str] | None) -> dict[str, str]:
-    """What the children are told: this process's settings, by the names that settings have."""
+    """What the children are told: this process's settings, by the names that settings have.
+
+    Raises `ModelNotFound` for a model that is not there, before anything is started.
+    """
     if credentials is None and settings.host not in _LOOPBACK and not settings.insecure:
         raise SettingsError(
             "BASIC_AUTH_PASS", f"is not set: without it only this machine is served, not {settings.host}"
@@ -110,8 +114,9 @@ def _absolute(store: str) -> str:
 
 
 def _absolute_model(model: str) -> str:
-    path, colon, name = model.partition(":")
-    return f"{os.path.abspath(path)}{colon}{name}" if os.path.exists(path) else model  # noqa: PTH100, PTH110 - may be a module
+    source = locate(model)
+    colon = f":{source.wanted}" if source.wanted else ""
+    return f"{source.path}{colon}" if source.path is not None else model
 
 
 def _process(*arguments: str) -> list[str]:

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from gunicorn.app.base import BaseApplication
+from gunicorn.arbiter import Arbiter
 from gunicorn.glogging import Logger
 
 from ml_backend import lifeline
-from ml_backend.errors import SettingsError
+from ml_backend.errors import RefitError, SettingsError
 from ml_backend.supervisor import HOPELESS
 from ml_backend.web.connections import PatientWorker
 
@@ -45,7 +46,8 @@ def serve(
 ) -> NoReturn:
     """Serve until SIGTERM; does not return but ends the process (``SystemExit``).
 
-    ``make_app`` is called in each web process after the fork, so that connections and threads are its own.
+    ``make_app`` is called in each web process after the fork, so that connections and threads are its own. A
+    `RefitError` that it raises is logged and ends the process with the status ``supervisor.HOPELESS``.
     ``bind``: ``host:port``, ``[v6 address]:port`` or ``unix:/path``; a taken or wrong address ends with the status
     ``supervisor.HOPELESS``. After SIGTERM, requests have ``graceful_timeout_s`` seconds to be answered: whoever
     supervises this must wait a little longer. A web process that ends is replaced; all die with this one.
@@ -80,7 +82,14 @@ def serve(
         "sendfile": False,
         "post_fork": _after_fork,
     }
-    _Application(make_app, settings).run()
+    master = os.getpid()
+    try:
+        _Application(make_app, settings).run()
+    except SystemExit as end:
+        # A web process ends through here too, and gunicorn must see what it says.
+        if os.getpid() == master and end.code == Arbiter.APP_LOAD_ERROR:
+            raise SystemExit(HOPELESS) from None
+        raise
     raise SystemExit(0)
 
 
@@ -194,4 +203,9 @@ class _Application(BaseApplication):  # type: ignore[misc]  # gunicorn has no ty
             self.cfg.set(name, value)
 
     def load(self) -> "WSGIApplication":
-        return self._make_app()
+        try:
+            return self._make_app()
+        except RefitError as error:
+            # An error made for people, such as a model that is not there: no traceback, and no second try.
+            log.error("%s", error)  # noqa: TRY400
+            raise SystemExit(Arbiter.APP_LOAD_ERROR) from None
