@@ -20,10 +20,10 @@ from ml_backend.overview import Orders, Overview
 from ml_backend.pinning import Pinning
 from ml_backend.predictions import PredictionServer
 from ml_backend.promotion import Promotions
+from ml_backend.redis_address import client_of
 from ml_backend.refresh import Records, Refresher, Refreshing
 from ml_backend.registry import Registry
 from ml_backend.runs import Runs
-from ml_backend.scripting import ScriptingRedis
 from ml_backend.settings import Settings
 from ml_backend.state import State, SyncState
 from ml_backend.state.due import CLAIM_S, DueList
@@ -222,7 +222,7 @@ def connect(settings: Settings, *, timeout_s: float = WEB_TIMEOUT_S) -> redis.Re
     """A client of the Redis that the settings name; one immediate retry covers a server that was restarted."""
     if settings.redis_url is None:
         raise RuntimeError("no Redis is set: start the private one first")
-    return ScriptingRedis.from_url(
+    return client_of(
         settings.redis_url.get_secret_value(),
         socket_timeout=timeout_s,
         socket_connect_timeout=timeout_s,

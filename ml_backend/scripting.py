@@ -25,16 +25,22 @@ class ScriptingRedis(redis.Redis):
     def evalsha(self, sha: str, numkeys: int, *keys_and_args: Any) -> Any:  # noqa: ANN401 - redis-py's signature
         """Run a script that Redis has. Raises what redis-py raises."""
         command = [hiredis.pack_command(("EVALSHA", sha, numkeys, *keys_and_args))]
+        fresh = False
         try:
             connection = self._idle.pop()
         except IndexError:
             connection = self.connection_pool.make_connection()
+            fresh = True
         try:
             try:
+                if fresh:
+                    connection.connect()  # type: ignore[no-untyped-call]
                 answer = _ask(connection, command)
             except redis.ConnectionError:
                 # It may have been closed while it was idle; what it sent may have arrived, which all scripts can bear.
+                # Behind Sentinels only `connect` asks where the master is now.
                 connection.disconnect()  # type: ignore[no-untyped-call]
+                connection.connect()  # type: ignore[no-untyped-call]
                 answer = _ask(connection, command)
         except redis.ResponseError:
             self._idle.append(connection)

@@ -143,7 +143,8 @@ class Settings(BaseSettings):
     redis_url: SecretStr | None = Field(
         None,
         validation_alias="REDIS_URL",
-        description="A Redis or Valkey of your own; a private Valkey is started, if not set.",
+        description="A Redis or Valkey of your own (redis://, rediss:// with TLS, unix://, redis+sentinel://); "
+        "a private Valkey is started, if not set.",
     )
     redis_fsync: Literal["always", "everysec"] = Field(
         "always", description="How the private Valkey keeps what it acknowledged."

@@ -31,7 +31,7 @@ FLOORS: dict[str, frozenset[str]] = {
             "settings",
         }
     ),
-    "what several parts share": frozenset({"lifeline", "redis_errors", "scripting"}),
+    "what several parts share": frozenset({"lifeline", "redis_address", "redis_errors", "scripting"}),
     "parts with I/O": frozenset({"blobs", "embedded", "jobs", "label_studio", "registry", "runs", "state"}),
     "use cases": frozenset(
         {

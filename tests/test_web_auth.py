@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import base64
 import logging
+import time
 from typing import TYPE_CHECKING
 
 import pytest
 import requests
 
+from ml_backend.errors import BadInput
 from ml_backend.web import create_app
-from ml_backend.web.auth import SECRET_HEADER
+from ml_backend.web.auth import SECRET_HEADER, Gate
+from ml_backend.web.failed_logins import DELAY_S, FREE, WINDOW_S, FailedLogins
 from tests.calls import WebProcess, environment, event, everything, services_on, setup_body
 from tests.valkey import connect, running_valkey
 
@@ -152,3 +155,96 @@ def test_a_url_with_credentials_in_it_opens_the_real_server(valkey: Path, tmp_pa
             closed = session.get(f"http://127.0.0.1:{process.port}/versions", timeout=10)
     assert event_answer.status_code == 200
     assert (closed.status_code, closed.reason) == (401, "Authorization: no credentials")
+
+
+# --- wrong logins -----------------------------------------------------------------------------------------------------
+
+
+class Ticking:
+    """A clock that stands still until somebody sleeps or it is told to go on."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self.slept: list[float] = []
+
+    def __call__(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+
+
+def test_after_ten_wrong_logins_an_address_is_told_to_wait_and_a_valid_login_from_it_still_passes(
+    web: FlaskClient,
+) -> None:
+    statuses = [web.get("/versions", headers=basic("anna", f"guess {number}")).status_code for number in range(12)]
+    assert statuses == [401] * 10 + [429] * 2
+    refused = web.post("/webhook", json=event("ANNOTATION_CREATED"), headers={SECRET_HEADER: "a guess"})
+    assert (refused.status_code, refused.headers["Retry-After"]) == (429, "60")
+    began = time.monotonic()
+    for _ in range(3):
+        assert web.get("/versions", headers=basic("anna", PASSWORD)).status_code == 200
+    assert time.monotonic() - began < DELAY_S
+
+
+def test_another_address_is_not_concerned(web: FlaskClient) -> None:
+    for number in range(12):
+        web.get("/versions", headers=basic("anna", f"guess {number}"))
+    answer = web.get("/versions", headers=basic("anna", "x"), environ_overrides={"REMOTE_ADDR": "192.0.2.7"})
+    assert answer.status_code == 401
+
+
+def test_requests_without_credentials_are_no_guesses(web: FlaskClient) -> None:
+    answers = [web.post("/webhook", json=event("ANNOTATION_CREATED")) for _ in range(FREE + 5)]
+    assert {answer.status_code for answer in answers} == {401}
+
+
+def test_wrong_logins_are_slowed_down_from_the_eleventh_on_for_a_minute() -> None:
+    clock = Ticking()
+    failures = FailedLogins(clock=clock, sleep=clock.sleep)
+    assert [failures.failed("192.0.2.1") for _ in range(13)] == [False] * 10 + [True] * 3
+    assert clock.slept == [DELAY_S] * 3
+    clock.now += WINDOW_S
+    assert failures.failed("192.0.2.1") is False
+
+
+def test_no_more_threads_than_allowed_are_held_up() -> None:
+    clock = Ticking()
+    failures: FailedLogins
+    depth: list[int] = []
+
+    def sleep(_seconds: float) -> None:
+        depth.append(len(depth))
+        failures.failed("192.0.2.1")  # while this one sleeps
+
+    failures = FailedLogins(sleepers=2, clock=clock, sleep=sleep)
+    for _ in range(FREE + 1):
+        failures.failed("192.0.2.1")
+    assert depth == [0, 1]
+
+
+def test_memory_is_bounded_whoever_tries() -> None:
+    clock = Ticking()
+    failures = FailedLogins(clock=clock, sleep=clock.sleep)
+    for number in range(5000):
+        failures.failed(f"192.0.{number // 256}.{number % 256}")
+    assert len(failures) == 1024
+
+
+def test_a_flood_of_wrong_logins_is_a_handful_of_lines_that_name_the_address_and_no_secret(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    clock = Ticking()
+    failures = FailedLogins(clock=clock, sleep=clock.sleep)
+    gate = Gate("anna", [PASSWORD], failures)
+    flood = {"REMOTE_ADDR": "192.0.2.66", "HTTP_AUTHORIZATION": basic("anna", "almost right")["Authorization"]}
+    for _ in range(1000):
+        with pytest.raises(BadInput):
+            gate.require(flood, "versions")
+    clock.now += WINDOW_S
+    failures.failed("192.0.2.7")
+    about = [one.getMessage() for one in caplog.records if "192.0.2.66" in one.getMessage()]
+    assert len(about) == FREE + 2
+    assert about[-1] == "1000 failed logins came from 192.0.2.66 within a minute"
+    assert "almost" not in caplog.text
+    assert flood["HTTP_AUTHORIZATION"].partition(" ")[2] not in caplog.text

@@ -37,6 +37,7 @@ Host = Annotated[
     typer.Option(help="Address to bind to; 0.0.0.0 lets containers and other machines in.", show_default="127.0.0.1"),
 ]
 Port = Annotated[int | None, typer.Option(help="Port to bind to.", show_default="9090")]
+Insecure = Annotated[bool | None, typer.Option("--insecure", help="Ask callers for no credentials.")]
 Project = Annotated[str | None, typer.Argument(help="The project's id or uid; not needed while there is only one.")]
 
 
@@ -50,7 +51,7 @@ def start(
     host: Host = None,
     port: Port = None,
     data_dir: DataDir = None,
-    insecure: Annotated[bool | None, typer.Option("--insecure", help="Ask callers for no credentials.")] = None,
+    insecure: Insecure = None,
 ) -> None:
     """Start everything: web server, workers, clock and a private Valkey."""
     from ml_backend.cli.start import start_all  # noqa: PLC0415 - only this command needs a process tree
@@ -59,11 +60,17 @@ def start(
 
 
 @app.command()
-def serve(model: Model = None, host: Host = None, port: Port = None, data_dir: DataDir = None) -> None:
+def serve(
+    model: Model = None,
+    host: Host = None,
+    port: Port = None,
+    data_dir: DataDir = None,
+    insecure: Insecure = None,
+) -> None:
     """Start the web server alone, on the Redis that REDIS_URL names."""
     from ml_backend.cli.start import start_web  # noqa: PLC0415
 
-    raise typer.Exit(start_web(_settings(model=model, host=host, port=port, data_dir=data_dir)))
+    raise typer.Exit(start_web(_settings(model=model, host=host, port=port, data_dir=data_dir, insecure=insecure)))
 
 
 @app.command()

@@ -9,6 +9,7 @@ from flask import Flask, request
 from ml_backend.web import answers
 from ml_backend.web.api import JsonApi
 from ml_backend.web.auth import Gate
+from ml_backend.web.failed_logins import FailedLogins
 from ml_backend.web.label_studio_calls import LabelStudioCalls
 from ml_backend.web.outage import Outage
 from ml_backend.web.short_way import ShortWay
@@ -23,7 +24,8 @@ def create_app(services: Services) -> Flask:
     answers.install(app)
     settings = services.settings
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body
-    gate = Gate(settings.user, settings.passwords) if settings.passwords else None
+    failures = FailedLogins(sleepers=max(1, settings.threads // 4))
+    gate = Gate(settings.user, settings.passwords, failures) if settings.passwords else None
     if gate is not None:
         guard = gate
 

@@ -28,6 +28,7 @@ JSON = "application/json"
 _REASON_PHRASE = 120
 _SAID = 400
 _CHALLENGE = ("WWW-Authenticate", 'Basic realm="ml-backend", charset="UTF-8"')
+_HEADERS = {401: [_CHALLENGE], 429: [("Retry-After", "60")]}
 _REPEATED = frozenset({"Allow", "Location"})
 
 
@@ -55,7 +56,7 @@ def refuse(error: Exception, method: str, path: str) -> Refusal:
     """What to answer to a request that ended in ``error``; writes one log line."""
     where = plain(f"{method} {path}", _REASON_PHRASE)
     if isinstance(error, BadInput):
-        refusal = _refusal(error.status, error.field, error.reason, [_CHALLENGE] if error.status == 401 else [])
+        refusal = _refusal(error.status, error.field, error.reason, _HEADERS.get(error.status, []))
     elif isinstance(error, Unavailable | StoreUnavailable):
         # The error's own text may hold addresses: it is for the log alone.
         log.warning("refused %s with 503: %s", where, plain(str(error), _SAID))
@@ -67,7 +68,8 @@ def refuse(error: Exception, method: str, path: str) -> Refusal:
         incident = secrets.token_hex(6)
         log.error("incident %s at %s", incident, where, exc_info=error)
         return _refusal(500, "", f"something went wrong here, see incident {incident} in the log", [])
-    log.warning("refused %s with %d: %s", where, refusal.status, refusal.reason)
+    if refusal.status != 429:  # they are counted, so that whoever causes them cannot fill the log
+        log.warning("refused %s with %d: %s", where, refusal.status, refusal.reason)
     return refusal
 
 

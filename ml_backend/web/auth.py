@@ -10,6 +10,7 @@ import secrets
 from typing import TYPE_CHECKING
 
 from ml_backend.errors import BadInput
+from ml_backend.web.failed_logins import FailedLogins
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -25,7 +26,8 @@ _SECRET_HEADER_TAKEN = frozenset({"webhook"})
 class Gate:
     """Knows a user and one or more valid passwords (several while they are being rotated)."""
 
-    def __init__(self, user: str, passwords: Iterable[str]) -> None:
+    def __init__(self, user: str, passwords: Iterable[str], failures: FailedLogins | None = None) -> None:
+        self._failures = FailedLogins() if failures is None else failures
         # Digests under a key of this process: all of one length, so that comparing tells nothing, not even a length.
         self._key = secrets.token_bytes(32)
         passwords = list(passwords)
@@ -50,14 +52,25 @@ class Gate:
         return self._is_one_of(secret.encode("latin-1", "replace"), self._passwords)
 
     def require(self, environ: Mapping[str, str], call: str | None) -> None:
-        """Let a WSGI request pass, or raise `BadInput` with status 401. ``call`` is None for what is no call at all."""
+        """Let a WSGI request pass, or raise `BadInput` with status 401, 429 after too many wrong logins.
+
+        ``call`` is None for what is no call at all.
+        """
         authorization = environ.get("HTTP_AUTHORIZATION")
         if call in _OPEN or self.admits(authorization):
             return
         secret = environ.get(_SECRET_VARIABLE) if call in _SECRET_HEADER_TAKEN else None
         if not self.admits_secret(secret):
             given = secret is not None or authorization is not None
+            if given:
+                self.failed(environ)
+            # Nothing was guessed: the webhook that Label Studio makes by itself comes so, and a Submit waits for it.
             raise BadInput("Authorization", _refused(call, given=given), status=401)
+
+    def failed(self, environ: Mapping[str, str]) -> None:
+        """Note that a WSGI request brought a wrong login; raises `BadInput` (429) when there were too many."""
+        if self._failures.failed(environ.get("REMOTE_ADDR") or "a local socket"):
+            raise BadInput("Authorization", "too many wrong logins from this address", status=429)
 
     def _is_one_of(self, given: bytes, valid: list[bytes]) -> bool:
         digest = self._digest(given)
