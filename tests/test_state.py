@@ -271,6 +271,31 @@ def test_every_event_is_one_script_call(valkey: redis.Redis, studio: ModelLabelS
     assert all(one.startswith("EVALSHA ") for one in commands)
 
 
+def test_an_event_that_comes_twice_writes_nothing_the_second_time(
+    valkey: redis.Redis, studio: ModelLabelStudio, follower: Follower
+) -> None:
+    event = only(studio.create(1, "Positive"))
+    first = follower.hear(event).project
+    written = valkey.info("persistence")["rdb_changes_since_last_save"]
+    again = follower.hear(event)
+    assert again.changes == 0
+    assert again.project == first
+    assert valkey.info("persistence")["rdb_changes_since_last_save"] == written
+
+
+def test_an_event_that_a_sync_was_faster_than_still_follows_its_start_training(
+    studio: ModelLabelStudio, follower: Follower
+) -> None:
+    follower.hear(only(studio.create(1, "Positive")))
+    event = only(studio.create(2, "Positive"))
+    follower.sync()
+    began = follower.hear(only(studio.click())).project.last_start_at
+    project = follower.hear(event).project
+    assert began is not None
+    assert project.last_annotation_at is not None
+    assert project.last_annotation_at >= began
+
+
 def test_the_label_config_is_sent_once(valkey: redis.Redis, studio: ModelLabelStudio, follower: Follower) -> None:
     with Monitored(valkey) as commands:
         for _ in range(3):

@@ -14,6 +14,7 @@ from ml_backend import __version__
 from ml_backend.web import create_app
 from tests import samples
 from tests.calls import BOXES, SENTIMENT, Picky, event, predict_body, services_on, setup_body
+from tests.followers import Monitored
 from tests.parrot import UID, publish, tasks, word_of
 from tests.running import wait_until
 from tests.valkey import connect, running_valkey
@@ -114,6 +115,18 @@ def test_setup_without_the_field_leaves_the_extra_params_alone(web: FlaskClient,
     project = services.state.load(UID)
     assert project is not None
     assert services.project_settings.of(project).retrain.every == 5
+
+
+def test_a_setup_that_says_nothing_new_is_one_round_trip_and_no_write(
+    web: FlaskClient, services: Services, redis_client: redis.Redis
+) -> None:
+    body = setup_body(extra_params={"refit": {"retrain": {"every": 5}}})
+    post(web, "/setup", body)
+    written = redis_client.info("persistence")["rdb_changes_since_last_save"]
+    with Monitored(redis_client) as commands:
+        post(web, "/setup", body)
+    assert [one.split()[0] for one in commands] == ["EVALSHA"]
+    assert redis_client.info("persistence")["rdb_changes_since_last_save"] == written
 
 
 @pytest.mark.parametrize(

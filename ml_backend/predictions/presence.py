@@ -13,6 +13,8 @@ import orjson
 from ml_backend.redis_errors import answering
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import redis
 
 BEAT_S = 2.0
@@ -27,12 +29,13 @@ redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', string.format('%.3f', now - ARGV
 return redis.call('ZADD', KEYS[1], string.format('%.3f', now), ARGV[1])
 """
 
-# KEYS 1 mlb:web  2 P:loaded  3 P:load-errors  4 P:serving   ARGV 1 seconds of silence
-# -> what must be served or false, then what each living process serves that has loaded anything
+# KEYS 1 mlb:web  2 P:loaded  3 P:load-errors  4 P:serving  5 P:meta
+# ARGV 1 seconds of silence, then the fields of P:meta that are wanted too, at least one
+# -> what must be served or false, those fields, then what each living process serves that has loaded anything
 _STANDING = """
 local time = redis.call('TIME')
 local since = time[1] + time[2] / 1000000 - ARGV[1]
-local answer = {redis.call('HGET', KEYS[4], 'version')}
+local answer = {redis.call('HGET', KEYS[4], 'version'), redis.call('HMGET', KEYS[5], unpack(ARGV, 2))}
 local loaded = redis.call('HGETALL', KEYS[2])
 for index = 1, #loaded, 2 do
   local beat = redis.call('ZSCORE', KEYS[1], loaded[index])
@@ -59,10 +62,14 @@ class LoadError:
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """What must be served, and what each living process serves that has loaded anything of the project."""
+    """What must be served, and what each living process serves that has loaded anything of the project.
+
+    ``fields`` are those of the project that were asked for with it, None for what is not there.
+    """
 
     target: str | None
     served: tuple[str, ...]
+    fields: tuple[str | None, ...] = ()
 
     def agreed(self) -> str | None:
         """The version to name to Label Studio: the new one once all serve it, until then the one before."""
@@ -118,12 +125,20 @@ class Presence:
         with answering():
             self._redis.zrem(f"{self._prefix}web", self.process)
 
-    def standing(self, uid: str) -> Standing:
-        """What must be served and what is. Notes of processes that are gone are removed on the way."""
-        keys = [f"{self._prefix}web", *(self._key(uid, what) for what in ("loaded", "load-errors", "serving"))]
+    def standing(self, uid: str, fields: Sequence[str] = ()) -> Standing:
+        """What must be served and what is, and ``fields`` of the project, in one round trip.
+
+        Notes of processes that are gone are removed on the way.
+        """
+        names = ("loaded", "load-errors", "serving", "meta")
+        keys = [f"{self._prefix}web", *(self._key(uid, what) for what in names)]
         with answering():
-            target, *served = self._standing(keys=keys, args=[_SILENT_S])
-        return Standing(target.decode() if target else None, tuple(one.decode() for one in served))
+            target, found, *served = self._standing(keys=keys, args=[_SILENT_S, *(fields or ("uid",))])
+        return Standing(
+            target.decode() if target else None,
+            tuple(one.decode() for one in served),
+            tuple(None if one is None else one.decode() for one in found[: len(fields)]),
+        )
 
     def errors(self, uid: str) -> list[LoadError]:
         """What could not be loaded, by which process."""

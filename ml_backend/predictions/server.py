@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 _POLL_S = 0.2
 _POLL_AWAY_S = 1.0
 _RETRY_S = 60.0
+_NAMELESS = 10_000
 _BACK = 3  # how many versions to try, from the one that must serve backwards, when nothing is loaded
 
 __all__ = ["LoadError", "PredictionServer"]
@@ -75,6 +76,7 @@ class PredictionServer:
         self._retry_s = retry_s
         self._loaded: OrderedDict[str, _Loaded] = OrderedDict()
         self._stopped: dict[str, _Stopped] = {}
+        self._nameless: dict[str, float] = {}  # until when the store need not be asked for a version
         self._warm_with: dict[str, tuple[JsonObject, str]] = {}
         self._loading: dict[str, threading.Lock] = {}
         self._lock = threading.Lock()
@@ -150,16 +152,36 @@ class PredictionServer:
         """The version to name in `/setup`: the promoted one once every live web process serves it, until then the one
         before; None before the first. Without Redis, what this process serves.
         """
+        return self.served_with(uid, ())[0]
+
+    def served_with(self, uid: str, fields: Sequence[str]) -> tuple[str | None, tuple[str | None, ...] | None]:
+        """`served`, and ``fields`` of the project as the state keeps them, in one round trip; without Redis None."""
+        found = None
         try:
-            standing = self._presence.standing(uid)
+            standing = self._presence.standing(uid, fields)
+            found = standing.fields
             if standing.target is None and not standing.served:
-                alias = self._registry.alias(uid)
-                return alias.name if alias else None
+                return self._named_by_store(uid), found
             self._prepare(uid)
-            return standing.agreed()
+            return standing.agreed(), found
         except RefitError as error:
             log.warning("project %s: what all web processes serve is not known: %s", uid, error)
-            return self.loaded(uid)
+            return self.loaded(uid), found
+
+    def _named_by_store(self, uid: str) -> str | None:
+        """Redis knows of no version. It may have lost them all: the store is asked, but not each time."""
+        now = time.monotonic()
+        with self._lock:
+            if self._nameless.get(uid, 0.0) > now:
+                return None
+        alias = self._registry.alias(uid)
+        if alias is not None:
+            return alias.name
+        with self._lock:
+            if len(self._nameless) >= _NAMELESS:
+                self._nameless.clear()
+            self._nameless[uid] = now + self._retry_s
+        return None
 
     def loaded(self, uid: str) -> str | None:
         """The version that this process has loaded."""
@@ -318,6 +340,7 @@ class PredictionServer:
             if moved:
                 # Which project moved is not known: those with nothing loaded are looked up when they are asked for.
                 self._moves += 1
+                self._nameless.clear()
                 self._stopped = {uid: one for uid, one in self._stopped.items() if uid in self._loaded}
             uids = [uid for uid in self._loaded if moved or uid in due]
         for uid in uids:

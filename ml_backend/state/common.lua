@@ -26,7 +26,7 @@ local meta_key, annotations, tasks, of_task = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local changed_key, gone, touched = KEYS[5], KEYS[6], KEYS[8]
 
 local known = redis.call('HMGET', meta_key, 'uid', 'seq', 'total', 'useful', 'gt', 'skipped', 'trainable', 'tasks', 'project_updated',
-  'config_hash', 'reported_at', 'syncing', 'bulk', 'title', 'threshold', 'params')
+  'config_hash', 'reported_at', 'syncing', 'bulk', 'title', 'threshold', 'params', 'touch', 'last_annotation', 'last_start')
 local function number(value) return tonumber(value or 0) or 0 end
 local seq, total, useful, gt, skipped = number(known[2]), number(known[3]), number(known[4]), number(known[5]), number(known[6])
 local trainable, task_count, bulk = number(known[7]), number(known[8]), number(known[13])
@@ -34,8 +34,14 @@ local syncing = known[12]
 local before = seq
 local from_sync = false -- what Label Studio's API says: it wins, and brings the dead back, but yields to events since it began
 local stale = 0
-local update = {'touch_at', ARGV[1]}
+local update = {}
 local function set(name, value) update[#update + 1] = name; update[#update + 1] = value end
+-- What changes nothing writes nothing: the disk is not waited for.
+local function save() if #update > 0 then redis.call('HSET', meta_key, unpack(update)) end end
+-- The clock looks at the project, at the latest now.
+local function look() redis.call('ZADD', KEYS[10], 'LT', ARGV[1], ARGV[2]) end
+-- The same, after something was told of it.
+local function stir() set('touch', string.format('%.0f', number(known[17]) + 1)); look() end
 
 if not known[1] then
   set('uid', ARGV[2]); set('project', ARGV[3]); set('first_seen', ARGV[1]); set('schema', '1')
@@ -333,10 +339,14 @@ local function operate(at, how_many)
   end
 end
 
+local COUNTS = {'total', 'useful', 'gt', 'skipped', 'trainable', 'tasks', 'bulk'}
 local function store_counts()
   if seq == before then return end
-  set('seq', text(seq)); set('total', text(total)); set('useful', text(useful)); set('gt', text(gt)); set('skipped', text(skipped))
-  set('trainable', text(trainable)); set('tasks', text(task_count)); set('bulk', text(bulk))
+  set('seq', text(seq))
+  local counts = {total, useful, gt, skipped, trainable, task_count, bulk}
+  for i, at in ipairs({3, 4, 5, 6, 7, 8, 13}) do
+    if counts[i] ~= number(known[at]) then set(COUNTS[i], text(counts[i])) end
+  end
   set('last_change', ARGV[1])
   if redis.call('HEXISTS', meta_key, 'first_change') == 0 then set('first_change', ARGV[1]) end
 end

@@ -7,7 +7,7 @@
 -- Returns {1 done, or 0: another sync has begun, nothing was written; 1 the counters were compared and differ, else 0}
 
 if ARGV[4] ~= syncing then return {0, 0} end
-local found = redis.call('HMGET', meta_key, 'sync_began', 'sync_from', 'dataless', 'want_complete', 'want_incremental', 'touch')
+local found = redis.call('HMGET', meta_key, 'sync_began', 'sync_from', 'dataless', 'want_complete', 'want_incremental')
 local began = number(found[1])
 -- What came up while it ran is left for the next one.
 local function settled(name, since) if number(since) < began then redis.call('HDEL', meta_key, name) end end
@@ -24,7 +24,7 @@ if ARGV[5] ~= 'aborted' then
     settled('dataless', found[3])
   end
   -- An event since the counters were asked for brought newer ones, and was compared itself.
-  if ARGV[8] ~= '' and number(found[6]) == tonumber(ARGV[6]) then
+  if ARGV[8] ~= '' and number(known[17]) == tonumber(ARGV[6]) then
     local reported = {}
     for value in string.gmatch(ARGV[8], '%d+') do reported[#reported + 1] = value end
     set('reported', ARGV[8])
@@ -33,7 +33,6 @@ if ARGV[5] ~= 'aborted' then
     differs = compare(reported)
   end
 end
-redis.call('HINCRBY', meta_key, 'touch', 1)
-redis.call('ZADD', KEYS[10], ARGV[1], ARGV[2])
-redis.call('HSET', meta_key, unpack(update))
+stir()
+save()
 return {1, differs and 1 or 0}

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from ml_backend.counters import Counters, DerivedCounters
+from ml_backend.label_config import config_hash
 from ml_backend.policy import TrainingState
 
 if TYPE_CHECKING:
@@ -64,6 +65,28 @@ class ProjectState:
     def missing(self) -> int:
         """Annotations that Label Studio has and the training set has not, as far as totals tell."""
         return max(0, self.drift.get("total_annotations_number", 0) + self.drift.get("skipped_annotations_number", 0))
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """The fields of a project that a ``/setup`` could change, as Redis holds them; None for what is not there."""
+
+    config_hash: str | None = None
+    extra_params: str | None = None
+    deleted_at: str | None = None
+    unsupported: str | None = None
+
+    FIELDS: ClassVar[tuple[str, ...]] = ("config_hash", "params", "deleted_at", "unsupported")
+    """Their names in Redis, in this order."""
+
+    def holds(self, label_config: str, extra_params: str | None) -> bool:
+        """Whether a ``/setup`` with these would change nothing; ``extra_params`` is None where it does not say."""
+        return (
+            self.deleted_at is None
+            and self.config_hash is not None
+            and (not label_config or config_hash(label_config) == self.config_hash)
+            and (not extra_params or extra_params == self.extra_params)
+        )
 
 
 def project_state(

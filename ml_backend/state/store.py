@@ -128,14 +128,14 @@ class State:
         ]
         for operation in operations:
             head.extend(operation)
-        answer = self._call(self._record, uid, head)
+        answer = orjson.loads(self._call(self._record, uid, head))
         if answer[1]:
             head[5] = config or ""
             del head[21:]
             head[20] = 0
             head[9:18] = _NO_COUNTERS
-            changes, stale = int(answer[0]), int(answer[6])
-            answer = self._call(self._record, uid, head)
+            changes, stale = answer[0], answer[6]
+            answer = orjson.loads(self._call(self._record, uid, head))
             answer[0], answer[6] = changes, stale
         if digest:
             # Only saves sending the text again; threads may race here, Redis says when it misses one.
@@ -144,13 +144,13 @@ class State:
             self._known_configs[uid] = digest
         state = project_state(
             _flat(answer[3]),
-            changed=int(answer[2]),
-            running=answer[4].decode(),
-            waiting=answer[5].decode(),
+            changed=answer[2],
+            running=answer[4],
+            waiting=answer[5],
             runs=_flat(answer[7]),
-            paused=answer[8].decode(),
+            paused=answer[8],
         )
-        return Recorded(uid, int(answer[0]), int(answer[6]), state)
+        return Recorded(uid, answer[0], answer[6], state)
 
     def apply(self, uid: str, operations: Sequence[Operation], now: float) -> int:
         """Apply what Label Studio's API said, outside of a sync; returns how many stored changes that made.
@@ -160,7 +160,7 @@ class State:
         head: list[bytes | str | int] = [repr(now), uid, int(uid.partition(".")[0]), "", "", len(operations)]
         for operation in operations:
             head.extend(operation)
-        return int(self._call(self._sync, uid, head)[0])
+        return int(cast("list[Any]", self._call(self._sync, uid, head))[0])
 
     def load(self, uid: str) -> ProjectState | None:
         """The project as it stands; None when it is not known."""
@@ -321,9 +321,9 @@ class State:
             return [("x", one, "", "", "", "", "") for one in event.ids]
         return []
 
-    def _call(self, script: Script, uid: str, arguments: list[bytes | str | int]) -> list[Any]:
+    def _call(self, script: Script, uid: str, arguments: list[bytes | str | int]) -> Any:  # noqa: ANN401 - the script's
         with answering():
-            return cast("list[Any]", script(keys=self._keys.of_scripts(uid), args=arguments))
+            return script(keys=self._keys.of_scripts(uid), args=arguments)
 
 
 def _kind(event: Event) -> str:
@@ -361,9 +361,9 @@ def _date(event: Event) -> str | None:
     return str(newest) if newest else None
 
 
-def _flat(values: list[bytes]) -> dict[str, str]:
+def _flat(values: list[str]) -> dict[str, str]:
     it = iter(values)
-    return {name.decode(): value.decode() for name, value in zip(it, it, strict=True)}
+    return dict(zip(it, it, strict=True))
 
 
 def _text(values: dict[bytes, bytes]) -> dict[str, str]:

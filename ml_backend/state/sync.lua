@@ -11,9 +11,6 @@ from_sync = true
 operate(7, tonumber(ARGV[6]))
 store_counts()
 if ARGV[5] ~= '' then set('sync_cursor', ARGV[5]) end
-if seq ~= before then
-  redis.call('HINCRBY', meta_key, 'touch', 1)
-  redis.call('ZADD', KEYS[10], ARGV[1], ARGV[2])
-end
-redis.call('HSET', meta_key, unpack(update))
+if seq ~= before then stir() end
+save()
 return {seq - before, redis.call('HLEN', annotations)}

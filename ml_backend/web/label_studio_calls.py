@@ -18,6 +18,7 @@ from ml_backend.fields import read_object as object_field
 from ml_backend.fields import read_text
 from ml_backend.runs import label_studio_status
 from ml_backend.settings import read_extra_params
+from ml_backend.state import Known
 from ml_backend.state.store import require_uid
 from ml_backend.web import metrics
 from ml_backend.web.answers import answer
@@ -110,16 +111,24 @@ class LabelStudioCalls:
             raise BadInput("label_config", "is missing")
         extra_params = _extra_params(body, self._services)
         unsupported = self._configs.check(label_config)
-        state = self._services.state
-        project = state.setup(uid, label_config, extra_params, time.time())
-        if unsupported != (project.meta.get("unsupported") or None):
-            state.mark(uid, unsupported=unsupported)
-            if unsupported:
-                log.warning("project %s: this model does not support its label config: %s", uid, unsupported)
-        said: dict[str, Any] = {"model_version": self._services.server.served(uid) or ""}
+        served, known = self._services.server.served_with(uid, Known.FIELDS)
+        self._learn(uid, label_config, extra_params, unsupported, None if known is None else Known(*known))
+        said: dict[str, Any] = {"model_version": served or ""}
         if unsupported:
             said["unsupported"] = unsupported
         return answer(said)
+
+    def _learn(
+        self, uid: str, label_config: str, extra_params: str | None, unsupported: str | None, known: Known | None
+    ) -> None:
+        """Record what is new in a ``/setup``. Label Studio calls it before almost everything: mostly nothing is."""
+        state = self._services.state
+        if known is None or not known.holds(label_config, extra_params):
+            state.setup(uid, label_config, extra_params, time.time())
+        if known is None or unsupported != (known.unsupported or None):
+            state.mark(uid, unsupported=unsupported)
+            if unsupported:
+                log.warning("project %s: this model does not support its label config: %s", uid, unsupported)
 
     def predict(self, body: dict[str, Any]) -> Response:
         """Predictions, as many lists as tasks; a task that cannot be read has an empty one in its place (fact 26)."""
