@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import stat
@@ -28,6 +27,7 @@ from ml_backend.errors import (
     VersionNotFound,
 )
 from ml_backend.registry import Manifest, Metrics, Promotion, Registry, decode_ids, encode_ids
+from tests.disks import small_disk
 from tests.valkey import connect, running_valkey
 
 if TYPE_CHECKING:
@@ -555,22 +555,6 @@ def test_task_ids_that_cannot_be_read_are_damage(text: str) -> None:
 
 
 # Helpers
-
-
-@contextlib.contextmanager
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of one megabyte; skipped where none can be mounted."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=1m,mode=0700", "tmpfs", str(place)], check=False, capture_output=True
-    )
-    if mounted.returncode:
-        pytest.skip("no small file system can be mounted here")
-    try:
-        yield place
-    finally:
-        subprocess.run(["umount", str(place)], check=True)
 
 
 def test_verifying_again_does_not_read_the_files_again(folder_registry: Registry, model: Path) -> None:

@@ -312,3 +312,14 @@ def _no_keeper(_lease: Lease) -> AbstractContextManager[Any]:
 
 def test_not_trainable_is_public() -> None:
     assert issubclass(NotTrainable, Exception)
+
+
+def test_what_a_killed_attempt_left_in_the_work_folder_is_removed_by_the_next_run_of_its_project(
+    services: Services, trainer: Trainer, tmp_path: Path
+) -> None:
+    work = tmp_path / "work"
+    for left in ("7-1795333883-4-2", "77-1795333883-1-1"):
+        (work / left / "files").mkdir(parents=True)
+    annotate(services, *range(1, 13))
+    run(services, trainer)
+    assert [one.name for one in work.iterdir()] == ["77-1795333883-1-1"]

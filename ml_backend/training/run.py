@@ -128,12 +128,19 @@ class Trainer:
             log.info("project %s run %s: not its turn any more", uid, run_id)
             return
         log.info("project %s run %s: started (attempt %d): %s", uid, run_id, lease.attempt, lease.reason)
-        directory = self._work / run_id
+        # The token, since an attempt that lost its lease may still be there and tidies up when it notices.
+        directory = self._work / f"{run_id}-{lease.token}"
+        self._sweep(run_id)
         try:
             with self._keep(lease) as keeper:
                 self._carry_out(lease, keeper, directory)
         finally:
             shutil.rmtree(directory, ignore_errors=True)
+
+    def _sweep(self, run_id: str) -> None:
+        """Remove what killed attempts of this project left behind: whoever holds the lease is the only one at work."""
+        for left in self._work.glob(f"{run_id.rpartition('-')[0]}-*"):
+            shutil.rmtree(left, ignore_errors=True)
 
     def _carry_out(self, lease: Lease, keeper: Keeper, directory: Path) -> None:
         attempt = _Attempt(lease, keeper, time.monotonic())
@@ -179,7 +186,6 @@ class Trainer:
             snapshot = attempt.snapshot = self._state.snapshot(uid)
             refit, params = self._settings.read(snapshot.extra_params)
             files = directory / "files"
-            shutil.rmtree(directory, ignore_errors=True)
             files.mkdir(parents=True, mode=0o700)
             written = write(self._state.stored(uid, bulk_accepted=refit.bulk_accepted), directory / "examples.jsonl")
             if not written.lines:
