@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from benchmarks import http, memory, peer, predict, submit, versions
+from benchmarks import http, memory, peer, predict, soak, submit, versions
 from benchmarks.common import Options, Row, alternate, compared, report, single
 
 if TYPE_CHECKING:
@@ -51,6 +51,15 @@ def test_the_webhook_beside_label_studio_ml() -> None:
 
 def test_memory() -> None:
     assert_measured(memory.measured(SHORT))
+
+
+def test_a_soak_of_seconds_loses_nothing_and_counts_right() -> None:
+    rows = {row.what: row for row in soak.measured(0.15, SHORT)}
+    assert rows["events taken"].ours > 0
+    assert rows["requests for 20 predictions"].ours > 0
+    assert rows["failed requests and runs"].ours == 0, rows["failed requests and runs"].note
+    assert rows["counters that differ at the end"].ours == 0, rows["counters that differ at the end"].note
+    assert any(what.startswith("valkey") for what in rows)
 
 
 def test_what_an_annotator_feels_of_submit(label_studio: RealLabelStudio, tmp_path: Path) -> None:

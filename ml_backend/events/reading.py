@@ -44,8 +44,10 @@ _OF_NO_USE = (
 def action_of(data: Mapping[str, object]) -> str:
     """The action that a payload names: ``action``, or ``name`` as the page of 2021 has it.
 
-    Raises `BadInput` (field ``action``) when there is none or it is no text.
+    Raises `BadInput` (field ``action``) when there is none or it is no text, ``payload`` when it is no object at all.
     """
+    if not isinstance(data, Mapping):
+        raise BadInput("payload", "must be an object")
     value = data.get("action")
     if value is None:
         value = data.get("name")
