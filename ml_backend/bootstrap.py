@@ -13,12 +13,13 @@ from redis.retry import Retry
 
 from ml_backend.clock import Clock
 from ml_backend.errors import SettingsError
-from ml_backend.event_way import EventWay, ProjectSettings
+from ml_backend.event_way import EventWay, ProjectSettings, forget
 from ml_backend.lease import LeaseKeeper
 from ml_backend.models import find_model
 from ml_backend.overview import Orders, Overview
 from ml_backend.pinning import Pinning
 from ml_backend.predictions import PredictionServer
+from ml_backend.predictions.presence import Presence
 from ml_backend.promotion import Promotions
 from ml_backend.redis_address import client_of
 from ml_backend.refresh import Records, Refresher, Refreshing
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from ml_backend.backend import TrainingBackend
+    from ml_backend.connecting.connector import Connector
     from ml_backend.jobs import Jobs
     from ml_backend.label_studio import LabelStudioApi
     from ml_backend.state import ProjectState
@@ -190,6 +192,24 @@ class Services:
         if url is None or key is None:
             raise SettingsError(self.settings.missing_for_label_studio[0], "is not set")
         return LabelStudioApi(url, key.get_secret_value(), timeout_s=timeout_s, patience_s=patience_s, pause=pause)
+
+    def web_processes(self) -> int:
+        """How many web processes of this backend live, on whatever machine."""
+        return Presence(self.redis, self.settings.redis_prefix).living()
+
+    def connector(self, api: LabelStudioApi) -> Connector:
+        """Connects projects of the Label Studio that the settings name."""
+        from ml_backend.connecting import own  # noqa: PLC0415 - for commands; the web connects nothing
+        from ml_backend.connecting.connector import Connector  # noqa: PLC0415
+
+        return Connector(
+            api,
+            self.settings.label_studio_url or "",
+            own(self.settings),
+            self.state,
+            self.registry,
+            forget=lambda uid: forget(self.state, self.runs, uid, time.time(), "the project was disconnected"),
+        )
 
     def trainer(self) -> Trainer:
         """Carries out runs, in a worker process."""

@@ -115,10 +115,10 @@ def _say(uid: str, asked: Requested, action: str, reason: str) -> None:
         log.info("project %s run %s: asked for by %s: %s", uid, asked.id, action, reason)
 
 
-def forget(state: State, runs: Runs, uid: str, now: float) -> None:
+def forget(state: State, runs: Runs, uid: str, now: float, why: str = "the project was deleted") -> None:
     """A project is gone: cancel what waits and runs, and mark it deleted."""
     standing = runs.standing(uid, now)
     for run in (standing.waiting, standing.running):
         if run is not None:
-            runs.cancel(run.id, now, "the project was deleted")
+            runs.cancel(run.id, now, why)
     state.mark(uid, deleted_at=now)

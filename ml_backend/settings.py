@@ -134,6 +134,9 @@ class Settings(BaseSettings):
     port: int = Field(
         9090, ge=0, le=65535, validation_alias="PORT", description="Port of the web server; 0 takes a free one."
     )
+    url: str | None = Field(
+        None, description="Where Label Studio reaches this backend; ml-backend connect finds it out, if not set."
+    )
     web_workers: int = Field(2, ge=1, le=256, validation_alias="WORKERS", description="Web processes.")
     threads: int = Field(8, ge=1, le=256, validation_alias="THREADS", description="Threads of each web process.")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
@@ -201,7 +204,7 @@ class Settings(BaseSettings):
     promote: PromoteSettings = PromoteSettings()
     predictions: PredictionSettings = PredictionSettings()
 
-    @field_validator("label_studio_url")
+    @field_validator("label_studio_url", "url")
     @classmethod
     def _http(cls, value: str | None) -> str | None:
         if value is not None and not value.startswith(("http://", "https://")):

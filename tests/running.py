@@ -14,6 +14,7 @@ import time
 import urllib.error
 import urllib.request
 from typing import TYPE_CHECKING, Any, Self, TypeVar
+from urllib.parse import unquote
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -144,7 +145,7 @@ class RunningBackend:
         request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", method=method)
         found = re.match(r"http://([^@/]+)@", self.url)
         if found:
-            request.add_header("Authorization", "Basic " + base64.b64encode(found.group(1).encode()).decode())
+            request.add_header("Authorization", "Basic " + base64.b64encode(unquote(found.group(1)).encode()).decode())
         if body is not None:
             request.data = json.dumps(body).encode()
             request.add_header("Content-Type", "application/json")

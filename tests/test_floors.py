@@ -37,6 +37,7 @@ FLOORS: dict[str, frozenset[str]] = {
         {
             "backend",
             "clock",
+            "connecting",
             "event_way",
             "generations",
             "lease",

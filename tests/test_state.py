@@ -239,6 +239,22 @@ def test_setup_brings_label_config_and_extra_params(follower: Follower) -> None:
     assert follower.state.setup("2.1795333883", CONFIG, None, 6.0).extra_params == '{"refit": {}}'
 
 
+def test_whatever_the_webhook_brings_is_heard_a_saved_project_too_and_what_the_connection_brings_is_not(
+    studio: ModelLabelStudio, follower: Follower
+) -> None:
+    follower.state.setup(studio.uid, CONFIG, None, follower.now)
+    assert follower.hear(only(studio.click())).project.heard_at is None
+    studio.pass_time(1)
+    saved = follower.hear(only(studio.change_project("As it was", 0))).project
+    assert saved.heard_at == follower.now
+    studio.pass_time(1)
+    again = follower.hear(only(studio.change_project("As it was", 0))).project.heard_at
+    assert again == follower.now
+    studio.pass_time(1)
+    follower.state.setup(studio.uid, CONFIG, "{}", follower.now)
+    assert follower.hear(only(studio.click())).project.heard_at == again
+
+
 def test_what_is_not_known_is_none_or_empty(follower: Follower) -> None:
     assert follower.state.load("2.1795333883") is None
     assert follower.state.label_config("2.1795333883") == ""

@@ -186,6 +186,61 @@ def rollback(project: Project = None, data_dir: DataDir = None) -> None:
     roll_back(_settings(data_dir=data_dir), project)
 
 
+Projects = Annotated[
+    list[int] | None, typer.Option("--project", help="The project's number in Label Studio; may be given again.")
+]
+
+
+@app.command()
+def connect(
+    project: Projects = None,
+    every: Annotated[
+        bool, typer.Option("--all", help="Every project that the key sees and the model supports.")
+    ] = False,
+    url: Annotated[
+        str | None,
+        typer.Option(help="Where Label Studio reaches this backend.", show_default="found out"),
+    ] = None,
+    title: Annotated[str, typer.Option(help="What a new connection is called until its first version.")] = "ml-backend",
+    extra_params: Annotated[
+        str | None, typer.Option(help="The connection's extra params, as JSON.", show_default="left as they are")
+    ] = None,
+    active_learning: Annotated[
+        bool, typer.Option("--active-learning", help="Hand out the most useful tasks first: uncertainty sampling.")
+    ] = False,
+    data_dir: DataDir = None,
+) -> None:
+    """Connect projects in Label Studio, webhook and credentials included, and see an event arrive.
+
+    Needs LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY, and a backend that runs. Twice changes nothing.
+    """
+    from ml_backend.cli.connect import connect_projects  # noqa: PLC0415
+
+    raise typer.Exit(
+        connect_projects(
+            _settings(data_dir=data_dir),
+            project or [],
+            every=every,
+            url=url,
+            title=title,
+            extra_params=extra_params,
+            active_learning=active_learning,
+        )
+    )
+
+
+@app.command()
+def disconnect(
+    project: Projects = None,
+    every: Annotated[bool, typer.Option("--all", help="Every project that the key sees.")] = False,
+    data_dir: DataDir = None,
+) -> None:
+    """Undo connect. The training set and the versions stay."""
+    from ml_backend.cli.connect import disconnect_projects  # noqa: PLC0415
+
+    raise typer.Exit(disconnect_projects(_settings(data_dir=data_dir), project or [], every=every))
+
+
 def main() -> None:
     """Run the command line; what goes wrong on purpose is one line, without a traceback."""
     try:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import logging
 import os
-import secrets
 import signal
 import sys
 import urllib.request
 from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.markup import escape
 
+from ml_backend.connecting import USER, keep_address, kept_secret
+from ml_backend.connecting.addresses import with_login
 from ml_backend.embedded import PrivateValkey
 from ml_backend.errors import SettingsError
 from ml_backend.logs import set_up_logs
@@ -20,13 +22,11 @@ from ml_backend.supervisor import ProcessSpec, Supervisor
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from ml_backend.settings import Settings
 
 log = logging.getLogger("ml_backend")
 
-USER = "label-studio"
 _LONGEST_LOADING_S = 300.0  # an append-only file of many gigabytes
 _LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 
@@ -36,7 +36,7 @@ def start_all(settings: Settings) -> int:
     set_up_logs(settings.log_level)
     folder = settings.data_dir.absolute()
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    credentials = None if settings.insecure else settings.credentials or (USER, _kept_secret(folder / "secret"))
+    credentials = None if settings.insecure else settings.credentials or (USER, kept_secret(settings))
     environment = _environment(settings, credentials)
     if settings.redis_url is not None:
         return _run(
@@ -77,7 +77,11 @@ def start_workers(settings: Settings) -> int:
 
 
 def _run(settings: Settings, specs: list[ProcessSpec], credentials: tuple[str, str] | None) -> int:
-    return Supervisor(specs, log, on_ready=lambda: _greet(settings, credentials)).run()
+    def ready() -> None:
+        keep_address(settings)
+        _greet(settings, credentials)
+
+    return Supervisor(specs, log, on_ready=ready).run()
 
 
 def _needs_redis(settings: Settings, command: str) -> None:
@@ -167,20 +171,7 @@ def _reachable(host: str) -> str:
     return {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)  # noqa: S104 - compared only
 
 
-def _kept_secret(path: Path) -> str:
-    """The password of this data folder, made at the first start; readable by its owner only."""
-    try:
-        return path.read_text(encoding="ascii").strip()
-    except FileNotFoundError:
-        secret = secrets.token_urlsafe(24)
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w", encoding="ascii") as file:
-            file.write(secret + "\n")
-        return secret
-
-
 def _greet(settings: Settings, credentials: tuple[str, str] | None) -> None:
-    login = f"{credentials[0]}:{credentials[1]}@" if credentials is not None else ""
     say = Console(soft_wrap=True, highlight=False).print
     say("\n[bold green]ml-backend is ready.[/] Paste the URL that fits into Label Studio")
     say("(Settings → Model → Connect Model):\n")
@@ -189,7 +180,8 @@ def _greet(settings: Settings, credentials: tuple[str, str] | None) -> None:
         ("Label Studio in Docker, this on its host", "host.docker.internal"),
         ("both in Docker", "ml-backend"),
     ):
-        say(f"  {where:<42}[bold]http://{login}{host}:{settings.port}[/]")
+        # A password may hold what means something in a URL.
+        say(f"  {where:<42}[bold]{escape(with_login(f'http://{host}:{settings.port}', credentials))}[/]")
     if settings.host in _LOOPBACK:
         say("\n  Containers reach it only when it is started with --host 0.0.0.0.", style="dim")
     say(f"\n  Data lies in {settings.data_dir.absolute()}. Stop with Ctrl-C.\n")

@@ -9,6 +9,7 @@ from ml_backend.label_studio.records import (
     ProjectDetails,
     StoredPrediction,
     TaskStub,
+    WantedConnection,
     Webhook,
 )
 
@@ -21,5 +22,6 @@ __all__ = [
     "ProjectDetails",
     "StoredPrediction",
     "TaskStub",
+    "WantedConnection",
     "Webhook",
 ]

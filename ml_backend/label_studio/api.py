@@ -24,6 +24,7 @@ from ml_backend.label_studio.records import (
     ProjectDetails,
     StoredPrediction,
     TaskStub,
+    WantedConnection,
     Webhook,
     read_connection,
     read_labelled_task,
@@ -46,6 +47,7 @@ Filter = dict[str, object]
 LARGEST_PAGE = 1000
 LARGEST_STUB_PAGE = 5000
 _FIRST_PAGE = 100
+_PROJECTS_PAGE = 100
 _PAGE_BYTES = 8_000_000
 """Pages are made as large as this allows: one task with brush strokes may be larger than a thousand texts."""
 
@@ -114,7 +116,42 @@ class LabelStudioApi:
         answer = self._transport.json("GET", f"/api/projects/{project_id}/")
         return read_one(answer, read_project, "a project")
 
+    def projects(self) -> Iterator[list[ProjectDetails]]:
+        """Pages of all projects of the key's organization that its owner sees, newest first."""
+        page = 0
+        while True:
+            page += 1
+            parameters: dict[str, str | int] = {"page": page, "page_size": _PROJECTS_PAGE}
+            answer = self._transport.json("GET", "/api/projects/", parameters=parameters)
+            results = answer.get("results") if isinstance(answer, dict) else None
+            yield read_list(results, read_project, "projects")
+            if not isinstance(answer, dict) or not answer.get("next"):
+                return
+
+    def create_project(self, title: str, label_config: str, **settings: object) -> int:
+        """Create one; its id. ``settings`` are Label Studio's own (``sampling``, for instance)."""
+        body = {"title": title, "label_config": label_config, **settings}
+        answer = self._transport.json("POST", "/api/projects/", body=body, repeatable=False)
+        return read_one(answer, lambda entry: read_id(entry.get("id"), "id"), "a project")
+
+    def set_sampling(self, project_id: int, sampling: str) -> None:
+        """Set the order of tasks: "Sequential sampling", "Uniform sampling" or "Uncertainty sampling"."""
+        self._transport.json("PATCH", f"/api/projects/{project_id}/", body={"sampling": sampling})
+
+    def touch_project(self, project_id: int) -> None:
+        """Save the project as it is: nothing changes for anybody, and `PROJECT_UPDATED` goes to its webhooks."""
+        self._transport.json("PATCH", f"/api/projects/{project_id}/", body={})
+
     # Tasks
+
+    def import_tasks(self, project_id: int, tasks: Sequence[Mapping[str, object]]) -> int:
+        """Import data objects as tasks; how many were created."""
+        path = f"/api/projects/{project_id}/import"
+        answer = self._transport.json("POST", path, body=list(tasks), repeatable=False)
+        created = answer.get("task_count") if isinstance(answer, dict) else None
+        if not isinstance(created, int):
+            raise LabelStudioError("Label Studio does not say how many tasks it stored")
+        return created
 
     def labelled_tasks(
         self, project_id: int, *, after: int = 0, since_us: int | None = None
@@ -272,6 +309,25 @@ class LabelStudioApi:
         answer = self._transport.json("GET", "/api/ml/", parameters={"project": project_id})
         return read_list(answer, read_connection, "connections")
 
+    def create_connection(self, project_id: int, wanted: WantedConnection) -> Connection:
+        """Connect a backend. Label Studio asks it for /health and /setup first, and refuses what does not answer.
+
+        It also creates a webhook without credentials, unless one with the same URL is there (fact 2).
+        """
+        body = {"project": project_id, "title": wanted.title, **_connected(wanted)}
+        answer = self._transport.json("POST", "/api/ml/", body=body, repeatable=False)
+        return read_one(answer, read_connection, "a connection")
+
+    def update_connection(self, connection: Connection, wanted: WantedConnection) -> None:
+        """Set address, credentials and extra params; its webhook does not follow (fact 3)."""
+        body = {"project": connection.project_id, "title": wanted.title, **_connected(wanted)}
+        # An address that does not resolve is a 500: not to be tried for long.
+        self._transport.json("PATCH", f"/api/ml/{connection.id}", body=body, repeatable=False)
+
+    def delete_connection(self, connection_id: int) -> None:
+        """Delete it; its webhook stays (fact 3)."""
+        self._transport.json("DELETE", f"/api/ml/{connection_id}")
+
     def rename_connection(self, connection: Connection, title: str) -> None:
         """Rename it; the project's ``model_version`` follows if it was the old title (fact 16).
 
@@ -298,12 +354,12 @@ class LabelStudioApi:
         parameters = {} if project_id is None else {"project": project_id}
         return read_list(self._transport.json("GET", "/api/webhooks/", parameters=parameters), read_webhook, "webhooks")
 
-    def create_webhook(self, project_id: int, url: str, headers: Mapping[str, str]) -> Webhook:
+    def create_webhook(self, project_id: int, url: str, headers: Mapping[str, str] | None = None) -> Webhook:
         """Create one for all actions with payload."""
         body = {
             "project": project_id,
             "url": url,
-            "headers": dict(headers),
+            "headers": dict(headers or {}),
             "send_payload": True,
             "send_for_all_actions": True,
         }
@@ -326,6 +382,14 @@ class LabelStudioApi:
     def delete_webhook(self, webhook_id: int) -> None:
         """Delete it."""
         self._transport.json("DELETE", f"/api/webhooks/{webhook_id}/")
+
+
+def _connected(wanted: WantedConnection) -> dict[str, object]:
+    body: dict[str, object] = {"url": wanted.url, "extra_params": wanted.extra_params}
+    if wanted.login is None:
+        return {**body, "auth_method": "NONE", "basic_auth_user": ""}
+    user, password = wanted.login
+    return {**body, "auth_method": "BASIC_AUTH", "basic_auth_user": user, "basic_auth_pass": password}
 
 
 def _filter(column: str, operator: str, kind: str, value: object) -> Filter:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
 from ml_backend.errors import BadInput, LabelStudioError
@@ -103,6 +103,16 @@ class Connection:
     model_version: str
     basic_auth_user: str | None
     extra_params: object
+
+
+@dataclass(frozen=True, slots=True)
+class WantedConnection:
+    """A connection to make: ``login`` is user and password, or None where the URL carries them or none are asked."""
+
+    url: str
+    title: str
+    login: tuple[str, str] | None = field(repr=False)
+    extra_params: object = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -125,6 +125,12 @@ class Presence:
         with answering():
             self._redis.zrem(f"{self._prefix}web", self.process)
 
+    def living(self) -> int:
+        """How many web processes live."""
+        with answering():
+            seconds, micros = self._redis.time()
+            return int(self._redis.zcount(f"{self._prefix}web", seconds + micros / 1e6 - _SILENT_S, "+inf"))
+
     def standing(self, uid: str, fields: Sequence[str] = ()) -> Standing:
         """What must be served and what is, and ``fields`` of the project, in one round trip.
 

@@ -23,7 +23,8 @@ class ProjectState:
     ``synced_at`` is when the last sync ended, ``complete_at`` the last complete one; ``synced_until_us`` is the moment
     on Label Studio's clock up to which an incremental sync need not look again. ``complete_wanted_at`` and
     ``incremental_wanted_at`` are when an event last asked for a sync that has not been since (facts 9, 11, 23).
-    ``last_start_at`` is when `START_TRAINING` last came, ``last_tasks_at`` when `TASKS_CREATED` did.
+    ``last_start_at`` is when `START_TRAINING` last came, ``last_tasks_at`` when `TASKS_CREATED` did, ``heard_at`` when
+    the webhook last brought anything new.
     """
 
     uid: str
@@ -48,6 +49,7 @@ class ProjectState:
     incremental_wanted_at: float | None = None
     last_start_at: float | None = None
     last_tasks_at: float | None = None
+    heard_at: float | None = None
     deleted_at: float | None = None
     trained_config_hash: str = ""
     meta: Mapping[str, str] = field(default_factory=dict, repr=False)
@@ -156,6 +158,7 @@ def project_state(
         incremental_wanted_at=_time(meta, "want_incremental"),
         last_start_at=_time(meta, "last_start"),
         last_tasks_at=_time(meta, "last_tasks"),
+        heard_at=_time(meta, "heard"),
         deleted_at=_time(meta, "deleted_at"),
         trained_config_hash=meta.get("trained_config", ""),
         meta=meta,

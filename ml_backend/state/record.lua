@@ -21,9 +21,10 @@ if ARGV[20] ~= '' then set('want_' .. ARGV[20], ARGV[1]); told = true end
 -- What the payload says of the project counts only when it is not older than what is known.
 local config_needed, new_settings = 0, not known[1]
 local project_updated = tonumber(ARGV[7])
+local heard = false
 local newer = not project_updated or project_updated >= number(known[9])
 if newer then
-  if project_updated and ARGV[7] ~= known[9] then set('project_updated', ARGV[7]) end
+  if project_updated and ARGV[7] ~= known[9] then set('project_updated', ARGV[7]); heard = true end
   if ARGV[4] ~= '' and ARGV[4] ~= known[14] then set('title', ARGV[4]) end
   if ARGV[8] ~= '' and ARGV[8] ~= known[15] then set('threshold', ARGV[8]) end
   if ARGV[5] ~= '' and ARGV[5] ~= known[10] then
@@ -55,6 +56,8 @@ end
 
 -- A repeat moves it only when it may be the event of a START_TRAINING that a sync was faster than (fact 12).
 if ARGV[19] == 'annotations' and (told or number(known[19]) >= number(known[18])) then set('last_annotation', ARGV[1]) end
+-- START_TRAINING comes with the connection, everything else by the webhook: so this tells that the webhook works.
+if (told or heard) and ARGV[19] ~= 'start' then set('heard', ARGV[1]) end
 if told then stir() elseif new_settings then look() end
 save()
 return cjson.encode({seq - before, config_needed, redis.call('ZCARD', changed_key), redis.call('HGETALL', meta_key),
