@@ -152,21 +152,23 @@ class PredictionServer:
         """The version to name in `/setup`: the promoted one once every live web process serves it, until then the one
         before; None before the first. Without Redis, what this process serves.
         """
-        return self.served_with(uid, ())[0]
-
-    def served_with(self, uid: str, fields: Sequence[str]) -> tuple[str | None, tuple[str | None, ...] | None]:
-        """`served`, and ``fields`` of the project as the state keeps them, in one round trip; without Redis None."""
-        found = None
         try:
-            standing = self._presence.standing(uid, fields)
-            found = standing.fields
-            if standing.target is None and not standing.served:
-                return self._named_by_store(uid), found
-            self._prepare(uid)
-            return standing.agreed(), found
-        except RefitError as error:
+            return self.served_with(uid, ())[0]
+        except Unavailable as error:
             log.warning("project %s: what all web processes serve is not known: %s", uid, error)
-            return self.loaded(uid), found
+            return self.loaded(uid)
+
+    def served_with(self, uid: str, fields: Sequence[str]) -> tuple[str | None, tuple[str | None, ...]]:
+        """`served`, and ``fields`` of the project as the state keeps them, in one round trip. Raises `Unavailable`."""
+        standing = self._presence.standing(uid, fields)
+        if standing.target is not None or standing.served:
+            self._prepare(uid)
+            return standing.agreed(), standing.fields
+        try:
+            return self._named_by_store(uid), standing.fields
+        except RefitError as error:
+            log.warning("project %s: what the store has to serve is not known: %s", uid, error)
+            return self.loaded(uid), standing.fields
 
     def _named_by_store(self, uid: str) -> str | None:
         """Redis knows of no version. It may have lost them all: the store is asked, but not each time."""

@@ -112,20 +112,20 @@ class LabelStudioCalls:
         extra_params = _extra_params(body, self._services)
         unsupported = self._configs.check(label_config)
         served, known = self._services.server.served_with(uid, Known.FIELDS)
-        self._learn(uid, label_config, extra_params, unsupported, None if known is None else Known(*known))
+        self._learn(uid, label_config, extra_params, unsupported, Known(*known))
         said: dict[str, Any] = {"model_version": served or ""}
         if unsupported:
             said["unsupported"] = unsupported
         return answer(said)
 
     def _learn(
-        self, uid: str, label_config: str, extra_params: str | None, unsupported: str | None, known: Known | None
+        self, uid: str, label_config: str, extra_params: str | None, unsupported: str | None, known: Known
     ) -> None:
         """Record what is new in a ``/setup``. Label Studio calls it before almost everything: mostly nothing is."""
         state = self._services.state
-        if known is None or not known.holds(label_config, extra_params):
+        if not known.holds(label_config, extra_params):
             state.setup(uid, label_config, extra_params, time.time())
-        if known is None or unsupported != (known.unsupported or None):
+        if unsupported != (known.unsupported or None):
             state.mark(uid, unsupported=unsupported)
             if unsupported:
                 log.warning("project %s: this model does not support its label config: %s", uid, unsupported)

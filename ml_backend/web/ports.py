@@ -45,8 +45,8 @@ class Predictions(Protocol):
         """The name of the version that every live web process serves; None before the first."""
         ...
 
-    def served_with(self, uid: str, fields: Sequence[str]) -> tuple[str | None, tuple[str | None, ...] | None]:
-        """The same, and ``fields`` of the project as the state keeps them, in one round trip; without Redis None."""
+    def served_with(self, uid: str, fields: Sequence[str]) -> tuple[str | None, tuple[str | None, ...]]:
+        """The same, and ``fields`` of the project as the state keeps them, in one round trip. Raises `Unavailable`."""
         ...
 
 
