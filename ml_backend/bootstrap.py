@@ -29,6 +29,7 @@ from ml_backend.settings import Settings
 from ml_backend.state import State, SyncState
 from ml_backend.state.due import CLAIM_S, DueList
 from ml_backend.state.purge import Purge
+from ml_backend.state.secret import shared_secret
 from ml_backend.sync import Access, Standings, Syncer, Syncs
 from ml_backend.training import Trainer
 
@@ -133,6 +134,10 @@ class Services:
             wake=DueList(self.redis, self.settings.redis_prefix).ask,
             clock=time.time,
         )
+
+    def shared_secret(self) -> str:
+        """A secret that all processes share; for form tokens where no password is set."""
+        return shared_secret(self.redis, self.settings.redis_prefix)
 
     def overview(self) -> Overview:
         """What people and programs see of every project."""

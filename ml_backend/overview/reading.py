@@ -92,7 +92,7 @@ class Overview:
         """Its state. Raises `BadInput` for what is no uid, `ProjectUnknown` for one that is not known here."""
         state = self._state.load(require_uid(uid))
         if state is None:
-            raise ProjectUnknown("project", f"{uid} is not known here")
+            raise ProjectUnknown("project", f"project {uid} is not known here")
         return state
 
     def runs(self, uid: str, limit: int = 50) -> list[views.Run]:

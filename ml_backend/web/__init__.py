@@ -1,4 +1,4 @@
-"""The web: Label Studio's calls over one set of services, as a Flask application that holds nothing global."""
+"""The web: Label Studio's calls, the JSON API and the status page, as a Flask application that holds nothing global."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from ml_backend.web.auth import Gate
 from ml_backend.web.failed_logins import FailedLogins
 from ml_backend.web.label_studio_calls import LabelStudioCalls
 from ml_backend.web.outage import Outage
+from ml_backend.web.page import Page
 from ml_backend.web.short_way import ShortWay
 
 if TYPE_CHECKING:
@@ -21,22 +22,27 @@ if TYPE_CHECKING:
 def create_app(services: Services) -> Flask:
     """A WSGI application over ``services``; open to everybody when the settings hold no password."""
     app = Flask("ml_backend.web", static_folder=None)
-    answers.install(app)
     settings = services.settings
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body
     failures = FailedLogins(sleepers=max(1, settings.threads // 4))
     gate = Gate(settings.user, settings.passwords, failures) if settings.passwords else None
+    outage = Outage()
+    overview = services.overview()
+    orders = services.orders(overview)
+    calls = LabelStudioCalls(services, outage)
+    page = Page(services, overview, orders, outage, gate)
+    answers.install(app, page.refused)
     if gate is not None:
         guard = gate
 
         @app.before_request
         def require_login() -> None:
-            guard.require(request.environ, request.endpoint)
+            if not page.admits():
+                guard.require(request.environ, request.endpoint)
 
-    outage = Outage()
-    calls = LabelStudioCalls(services, outage)
     calls.install(app)
-    overview = services.overview()
-    JsonApi(services, overview, services.orders(overview), outage).install(app)
+    JsonApi(services, overview, orders, outage).install(app)
+    # Label Studio's older releases look at the root; browsers come there too.
+    page.install(app, calls.health)
     app.wsgi_app = ShortWay(app.wsgi_app, calls.event, gate)  # type: ignore[method-assign]
     return app

@@ -19,7 +19,10 @@ from werkzeug.exceptions import HTTPException
 from ml_backend.errors import BadInput, StoreUnavailable, Unavailable
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from flask import Flask
+    from werkzeug.wrappers import Response as AnyResponse
 
 log = logging.getLogger(__name__)
 
@@ -79,10 +82,12 @@ def plain(text: str, limit: int) -> str:
     return kept if len(kept) <= limit else f"{kept[: limit - 3]}..."
 
 
-def install(app: Flask) -> None:
-    """Map every error that a view lets through."""
+def install(app: Flask, page: Callable[[Exception], AnyResponse | None]) -> None:
+    """Map every error that a view lets through; ``page`` answers those who look at a page, None for everybody else."""
 
-    def handle(error: Exception) -> Response:
+    def handle(error: Exception) -> AnyResponse:
+        if (shown := page(error)) is not None:
+            return shown
         refusal = refuse(error, request.method, request.path)
         response = Response(refusal.body, refusal.status_line, content_type=JSON)
         response.headers.extend(refusal.headers)

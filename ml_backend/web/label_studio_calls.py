@@ -55,7 +55,6 @@ class LabelStudioCalls:
         get, post = ["GET"], ["POST"]
         for path, methods, call, needs_redis in (
             ("/health", get, self.health, False),
-            ("/", get, self.index, False),
             ("/setup", post, self.setup, True),
             ("/predict", post, self.predict, False),
             ("/webhook", post, self.webhook, True),
@@ -75,12 +74,8 @@ class LabelStudioCalls:
         body = read_object(request.environ, self._limit) if request.method == "POST" else {}
         return self._outage.attempt(lambda: call(body)) if needs_redis else call(body)
 
-    def health(self, _body: dict[str, Any]) -> Response:
+    def health(self, _body: dict[str, Any] | None = None) -> Response:
         """Alive, whatever Redis does: Label Studio takes anything else for "disconnected"."""
-        return answer(self._up)
-
-    def index(self, _body: dict[str, Any]) -> Response:
-        """The same at the root, where older releases look."""
         return answer(self._up)
 
     def event(self, environ: WSGIEnvironment) -> bytes:

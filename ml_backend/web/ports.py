@@ -100,6 +100,10 @@ class Services(Protocol):
         """The queues."""
         ...
 
+    def shared_secret(self) -> str:
+        """A secret that all web processes share."""
+        ...
+
     def overview(self) -> Overview:
         """What people and programs see."""
         ...
