@@ -1,10 +1,15 @@
-"""Reading request bodies: the limit before the reading, one content type, strict JSON, an object."""
+"""Reading request bodies: the limit before the reading, one content type, strict JSON, an object.
+
+An import of thousands of tasks brings megabytes of which an event needs their ids and dates: making objects of all the
+rest would take five times as long, and whoever imports waits for it (fact 1).
+"""
 
 from __future__ import annotations
 
 import gc
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import orjson
 
 from ml_backend.errors import BadInput
@@ -17,10 +22,26 @@ DEEPEST = 200
 
 _JSON = "application/json"
 _LARGE = 256 * 1024
+_HEAD = 100  # bytes; Label Studio writes the action first
 
 
-def read_object(environ: Mapping[str, Any], limit: int) -> dict[str, Any]:
-    """The JSON object in a WSGI request's body, of at most ``limit`` bytes.
+class _Task(msgspec.Struct, gc=False):
+    id: int
+    updated_at: str
+
+
+class _Import(msgspec.Struct):
+    action: str
+    project: dict[str, Any]
+    tasks: list[_Task]
+
+
+_import = msgspec.json.Decoder(_Import)
+
+
+def read_object(environ: Mapping[str, Any], limit: int, *, brief: bool = False) -> dict[str, Any]:
+    """The JSON object in a WSGI request's body, of at most ``limit`` bytes; ``brief`` leaves out what a large
+    ``TASKS_CREATED`` tells of its tasks beside their id and ``updated_at``, without looking at it closely.
 
     Raises `BadInput` (fields ``Content-Type``, ``Content-Encoding``, ``Content-Length``, ``body``) with status 415 for
     another content type or a compressed body, 413 over the limit, 400 for everything else. Numbers that are not finite,
@@ -32,7 +53,7 @@ def read_object(environ: Mapping[str, Any], limit: int) -> dict[str, Any]:
     if environ.get("HTTP_CONTENT_ENCODING", "identity").strip().lower() not in {"identity", ""}:
         raise BadInput("Content-Encoding", "must be identity: compressed bodies are not read", status=415)
     try:
-        body = _decode(_read(environ, limit))
+        body = _decode(_read(environ, limit), brief=brief)
     except orjson.JSONDecodeError as error:
         # Only the position: the rest of the message may quote the body.
         raise BadInput("body", f"is not JSON at line {error.lineno} column {error.colno}") from None
@@ -57,8 +78,18 @@ def too_deep(value: object) -> bool:
     return any(isinstance(one, dict | list) for one in layer)
 
 
-def _decode(body: bytes) -> object:
-    if len(body) < _LARGE or not gc.isenabled():
+def _decode(body: bytes, *, brief: bool) -> object:
+    if len(body) < _LARGE:
+        return orjson.loads(body)
+    if brief and b'"TASKS_CREATED"' in body[:_HEAD]:
+        try:
+            found = _import.decode(body)
+        except msgspec.MsgspecError:
+            pass  # told in full, it says what is wrong with it, or is as older releases write it
+        else:
+            tasks = [{"id": task.id, "updated_at": task.updated_at} for task in found.tasks]
+            return {"action": found.action, "project": found.project, "tasks": tasks}
+    if not gc.isenabled():
         return orjson.loads(body)
     # Thousands of new objects and no cycle among them: looking for one meanwhile takes as long as the decoding.
     gc.disable()

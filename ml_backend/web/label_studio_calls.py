@@ -11,6 +11,7 @@ import orjson
 from flask import Response, request
 
 from ml_backend import __version__
+from ml_backend.backend import TrainingBackend
 from ml_backend.errors import BadInput, ProjectUnknown, RegistryError, StoreUnavailable
 from ml_backend.event_way import CLICK, forget
 from ml_backend.events import action_of, parse_project
@@ -47,6 +48,8 @@ class LabelStudioCalls:
         self._services = services
         self._limit = services.settings.max_body
         self._outage = outage
+        # A model with a ``fit`` of its own gets everything.
+        self._brief = getattr(services.model_class, "fit", None) is TrainingBackend.fit
         self._configs = LabelConfigs(services.backend.check)
         self._up = {"status": "UP", "model_class": services.model_class.__name__, "version": __version__}
 
@@ -80,7 +83,7 @@ class LabelStudioCalls:
 
     def event(self, environ: WSGIEnvironment) -> bytes:
         """One event: from the WSGI request to the answer's JSON. Label Studio waits inside a Submit (fact 1)."""
-        data = read_object(environ, self._limit)
+        data = read_object(environ, self._limit, brief=self._brief)
         action = action_of(data)
         return orjson.dumps(self._outage.attempt(lambda: self._fit(action, data)))
 
