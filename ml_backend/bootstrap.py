@@ -30,6 +30,7 @@ from ml_backend.state import State, SyncState
 from ml_backend.state.due import CLAIM_S, DueList
 from ml_backend.state.purge import Purge
 from ml_backend.state.secret import shared_secret
+from ml_backend.state.transfer import Transfer
 from ml_backend.sync import Access, Standings, Syncer, Syncs
 from ml_backend.training import Trainer
 
@@ -64,6 +65,10 @@ class Services:
     def make_model(self, uid: str, label_config: str, params: Mapping[str, Any] | None = None) -> TrainingBackend:
         """A fresh, empty model for a project."""
         return self.model_class(uid.partition(".")[0], label_config, extra_params=params)
+
+    def transfer(self) -> Transfer:
+        """Exports and imports of projects."""
+        return Transfer(self.redis, self.settings.redis_prefix)
 
     def jobs(self) -> Jobs:
         """The queues."""

@@ -5,6 +5,7 @@ RefitError
 │   └── ProjectUnknown       the project in a request is not known, or is ambiguous  (HTTP 404)
 ├── SettingsError            a setting is wrong; names it
 ├── Unavailable              Redis does not answer                                   (HTTP 503)
+├── NewerState               what a newer release wrote; this one must not touch it  (HTTP 503)
 ├── ModelError               the model author's side
 │   ├── ModelNotFound        no model where one was looked for
 │   ├── NotTrainable         the training set cannot train this model; a reason, not a crash
@@ -62,6 +63,10 @@ class SettingsError(RefitError):
 
 class Unavailable(RefitError):
     """Redis does not answer in time, or refuses writes."""
+
+
+class NewerState(RefitError):
+    """A newer release wrote this state: reading it by older rules would damage it."""
 
 
 class ModelError(RefitError):

@@ -241,6 +241,32 @@ def disconnect(
     raise typer.Exit(disconnect_projects(_settings(data_dir=data_dir), project or [], every=every))
 
 
+@app.command("export")
+def export_project(
+    project: Project = None,
+    data_dir: DataDir = None,
+    to: Annotated[str, typer.Option("--to", help="The file to write; - is standard output.")] = "-",
+) -> None:
+    """Write a project's state as JSON lines: training set, counters, history, what serves. Versions are files."""
+    from ml_backend.cli.transfer import export_state  # noqa: PLC0415
+
+    export_state(_settings(data_dir=data_dir), project, to)
+
+
+@app.command("import")
+def import_project(
+    source: Annotated[str, typer.Argument(metavar="FILE", help="What export wrote; - is standard input.")],
+    data_dir: DataDir = None,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Throw away what is known of the project here already.")
+    ] = False,
+) -> None:
+    """Read what export wrote, whole or not at all."""
+    from ml_backend.cli.transfer import import_state  # noqa: PLC0415
+
+    import_state(_settings(data_dir=data_dir), source, replace=replace)
+
+
 def main() -> None:
     """Run the command line; what goes wrong on purpose is one line, without a traceback."""
     try:

@@ -26,7 +26,12 @@ local meta_key, annotations, tasks, of_task = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local changed_key, gone, touched = KEYS[5], KEYS[6], KEYS[8]
 
 local known = redis.call('HMGET', meta_key, 'uid', 'seq', 'total', 'useful', 'gt', 'skipped', 'trainable', 'tasks', 'project_updated',
-  'config_hash', 'reported_at', 'syncing', 'bulk', 'title', 'threshold', 'params', 'touch', 'last_annotation', 'last_start')
+  'config_hash', 'reported_at', 'syncing', 'bulk', 'title', 'threshold', 'params', 'touch', 'last_annotation', 'last_start',
+  'schema')
+if known[20] and tonumber(known[20]) > 1 then
+  return redis.error_reply('NEWERSTATE the state of project ' .. ARGV[2] .. ' was written by a newer release (schema ' .. known[20] ..
+    ', this one reads 1): upgrade ml-backend here too')
+end
 local function number(value) return tonumber(value or 0) or 0 end
 local seq, total, useful, gt, skipped = number(known[2]), number(known[3]), number(known[4]), number(known[5]), number(known[6])
 local trainable, task_count, bulk = number(known[7]), number(known[8]), number(known[13])

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 from ml_backend.counters import Counters, DerivedCounters
 from ml_backend.label_config import config_hash
 from ml_backend.policy import TrainingState
+from ml_backend.state.schema import refuse_newer
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -101,7 +102,8 @@ def project_state(
     paused: str,
     starts: Iterable[float] = (),
 ) -> ProjectState:
-    """Build it from the hashes as the scripts return them."""
+    """Build it from the hashes as the scripts return them. Raises `NewerState` for a newer release's."""
+    refuse_newer(meta.get("schema"), f"the state of project {meta['uid']}")
     derived = DerivedCounters(
         total_annotations_number=int(meta.get("total", 0)),
         num_tasks_with_annotations=int(meta.get("tasks", 0)),

@@ -16,7 +16,7 @@ import orjson
 from flask import Response, request
 from werkzeug.exceptions import HTTPException
 
-from ml_backend.errors import BadInput, StoreUnavailable, Unavailable
+from ml_backend.errors import BadInput, NewerState, StoreUnavailable, Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -65,6 +65,8 @@ def refuse(error: Exception, method: str, path: str) -> Refusal:
         log.warning("refused %s with 503: %s", where, plain(str(error), _SAID))
         what = "Redis" if isinstance(error, Unavailable) else "the version store"
         return _refusal(503, "", f"{what} does not answer, try again", [("Retry-After", "1")])
+    elif isinstance(error, NewerState):
+        refusal = _refusal(503, "", str(error), [])
     elif isinstance(error, HTTPException):
         refusal = _of_http(error, method)
     else:
