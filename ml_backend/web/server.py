@@ -1,6 +1,7 @@
 """The gunicorn runner: web processes with threads, each with an application of its own, and nothing not asked for."""
 
 import errno
+import gc
 import logging
 import os
 import resource
@@ -28,6 +29,7 @@ _BACKLOG = 1024
 _CONNECTIONS = 400  # per web process; each may hold 128 KiB that was read ahead
 _DESCRIPTORS = 4096
 _RELEASE_S = 3.0
+_COLLECT = (20_000, 20, 50)  # new objects, and generations of them, before Python looks for cycles
 _NOT_HERE = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}  # "localhost" names an IPv6 address also where there is no IPv6
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  # gunicorn makes its heartbeat file there and unlinks it at once
 
