@@ -28,10 +28,11 @@ GOAL = 10.0
 
 @dataclass
 class Growth:
-    """What it came to. ``sizes``: annotations in the training set of each run, in order."""
+    """What it came to. ``sizes``: annotations in each run's training set, in order; ``ends``: those when it ended."""
 
     final: int
     sizes: list[int] = field(default_factory=list)
+    ends: list[int] = field(default_factory=list)
 
     @property
     def work(self) -> float:
@@ -52,8 +53,12 @@ class Pace:
         return self.run + self.example * examples
 
 
-def simulate(annotations: int, settings: RetrainSettings = DEFAULT, pace: Pace | None = None) -> Growth:
+def simulate(
+    annotations: int, settings: RetrainSettings = DEFAULT, pace: Pace | None = None, *, already: int = 0
+) -> Growth:
     """A project that grows by one annotation after the other; every decision is the product's own.
+
+    ``already``: so many were imported before.
 
     The policy is asked with each annotation, with the end of each run and when it said that it wants to be asked, as
     in the product. The runs that follow the last annotation count too.
@@ -61,10 +66,13 @@ def simulate(annotations: int, settings: RetrainSettings = DEFAULT, pace: Pace |
     pace = pace or Pace()
     found = Growth(annotations)
     state = TrainingState()
-    here, now = 0, 0.0
-    wake = run_ends = math.inf
+    here, now = already, 0.0
+    if already:
+        state = replace(state, useful=already, trainable=already, seq=already, last_change_at=now)
+    wake = 0.0 if already else math.inf
+    run_ends = math.inf
     while True:
-        arrives = (here + 1) * pace.annotation if here < annotations else math.inf
+        arrives = (here + 1 - already) * pace.annotation if here < annotations else math.inf
         now = min(arrives, wake, run_ends)
         if math.isinf(now):
             return found
@@ -74,6 +82,7 @@ def simulate(annotations: int, settings: RetrainSettings = DEFAULT, pace: Pace |
             state = replace(state, useful=here, trainable=here, seq=here, last_change_at=now)
         if run_ends <= now:
             size = found.sizes[-1]
+            found.ends.append(here)
             ended = replace(state, trained=True, trained_size=size, attempted_seq=size, last_ended_at=now)
             state = replace(ended, last_seconds=pace.training(size), threshold_at=None, running=None)
             run_ends = math.inf

@@ -169,7 +169,7 @@ class Measurement:
 def _trainable(backend: RunningBackend) -> int:
     argv = [sys.executable, "-P", "-m", "ml_backend.cli", "status", "--json", "--data-dir", str(backend.data_dir)]
     said = json.loads(subprocess.run(argv, check=True, capture_output=True, env=environment({})).stdout)
-    return int(said[0]["trainable"]) if said else 0
+    return int(said[0]["training_set"]["trainable"]) if said else 0
 
 
 def measured(chosen: Options, label_studio: RealLabelStudio, where: Path) -> list[Row]:

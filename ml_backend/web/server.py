@@ -206,8 +206,13 @@ class _Application(BaseApplication):  # type: ignore[misc]  # gunicorn has no ty
 
     def load(self) -> "WSGIApplication":
         try:
-            return self._make_app()
+            app = self._make_app()
         except RefitError as error:
             # An error made for people, such as a model that is not there: no traceback, and no second try.
             log.error("%s", error)  # noqa: TRY400
             raise SystemExit(Arbiter.APP_LOAD_ERROR) from None
+        # Requests bring thousands of objects at once and hardly a cycle: looking for some among them, and among what
+        # will never go, took half of the time of 10,000 predictions.
+        gc.freeze()
+        gc.set_threshold(*_COLLECT)
+        return app
