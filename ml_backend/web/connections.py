@@ -64,9 +64,20 @@ class ClientSocket(socket.socket):
 
     def __init__(self, accepted: socket.socket) -> None:
         super().__init__(accepted.family, accepted.type, accepted.proto, fileno=accepted.detach())
+        super().setblocking(False)
         self._ahead = bytearray()
         self._given = 0
         self.begin()
+
+    def setblocking(self, flag: bool, /) -> None:
+        """Nothing: what may wait here waits as long as it decides itself.
+
+        Gunicorn asks for this and for timeouts six times a request; each is a system call that lets go of the
+        interpreter, which another thread is waiting for.
+        """
+
+    def settimeout(self, value: float | None, /) -> None:
+        """Nothing either."""
 
     def begin(self) -> None:
         """A new request: what is left of the bytes read ahead belongs to it."""
@@ -84,7 +95,7 @@ class ClientSocket(socket.socket):
         return self._given < len(self._ahead)
 
     def read_ahead(self) -> Ahead:
-        """Take what has arrived, without waiting; the socket must not be blocking."""
+        """Take what has arrived, without waiting."""
         if self._ahead and (ahead := self._come_to()) is not Ahead.MORE:
             return ahead
         try:
@@ -146,7 +157,7 @@ class ClientSocket(socket.socket):
         self._moved += rest.nbytes
         with suppress(BlockingIOError):
             # Nearly every answer fits into the socket's buffer.
-            rest = rest[self.send(rest, flags | socket.MSG_DONTWAIT) :]
+            rest = rest[self.send(rest, flags) :]
         if not rest.nbytes:
             return
         try:
@@ -156,7 +167,7 @@ class ClientSocket(socket.socket):
             raise BrokenPipeError(errno.EPIPE, "the answer is taken too slowly") from None
 
     def ended(self) -> bool:
-        """Whether the client hung up; what it still sends is thrown away. The socket must not be blocking."""
+        """Whether the client hung up; what it still sends is thrown away."""
         try:
             return not super().recv(_READ_AHEAD)
         except BlockingIOError:
@@ -174,13 +185,13 @@ class ClientSocket(socket.socket):
 
     @contextmanager
     def _at_most(self, seconds: float) -> Iterator[None]:
-        before, begun = self.gettimeout(), time.monotonic()
-        self.settimeout(max(seconds, 0.0))
+        begun = time.monotonic()
+        super().settimeout(max(seconds, 0.0))
         try:
             yield
         finally:
             self._waited += time.monotonic() - begun
-            self.settimeout(before)
+            super().settimeout(0.0)
 
 
 class Connection(TConn):  # type: ignore[misc]  # gunicorn has no types
@@ -258,7 +269,6 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no type
             # Under the lock: whoever is added while alive is still found by `_cap_keepalive`.
             if not (self.alive and self._adds_while_it_waits):
                 return False
-            conn.sock.setblocking(False)
             conn.set_timeout()
             self.keepalived_conns.append(conn)
             try:
@@ -305,7 +315,6 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no type
             # The parser holds the beginning of the next request already: only a thread can go on from there.
             self._go_on(conn, Ahead.LONG)
             return
-        conn.sock.setblocking(False)
         if (ahead := conn.sock.read_ahead()) is not Ahead.MORE:
             self._go_on(conn, ahead)
             return
@@ -394,7 +403,6 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no type
         except OSError:
             client.close()
             return
-        client.setblocking(False)
         self._lingering[client] = time.monotonic()
         self.poller.register(client, selectors.EVENT_READ, self._linger)
         if len(self._lingering) > _MOST_LINGERING:
