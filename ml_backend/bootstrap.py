@@ -18,6 +18,8 @@ from ml_backend.lease import LeaseKeeper
 from ml_backend.models import find_model
 from ml_backend.overview import Orders, Overview
 from ml_backend.pinning import Pinning
+from ml_backend.plain import PlainBackend, PlainEvents, PlainTrainer, PlainTurns
+from ml_backend.plain_state import PlainState
 from ml_backend.predictions import PredictionServer
 from ml_backend.predictions.presence import Presence
 from ml_backend.promotion import Promotions
@@ -88,6 +90,7 @@ class Services:
             run_timeout=self.settings.run_timeout,
             purge=lambda uid, now: purge(uid, now, self.settings.purge_after),
             others=(
+                *([PlainTurns(self.plain(), self.runs, self.registry)] if self.has_own_fit else []),
                 Pinning(self.state, self.registry, self.project_settings),
                 self.syncs(),
                 self.refreshing(),
@@ -221,9 +224,19 @@ class Services:
             forget=lambda uid: forget(self.state, self.runs, uid, time.time(), "the project was disconnected"),
         )
 
+    @property
+    def has_own_fit(self) -> bool:
+        """Whether the model is a plain class, whose own `fit` trains."""
+        return issubclass(self.model_class, PlainBackend)
+
+    def plain(self) -> PlainState:
+        """What plain classes keep in Redis."""
+        return PlainState(self.redis, self.settings.redis_prefix)
+
     def trainer(self) -> Trainer:
         """Carries out runs, in a worker process."""
-        return Trainer(
+        kind = PlainTrainer if self.has_own_fit else Trainer
+        made = kind(
             self.state,
             self.runs,
             self.registry,
@@ -234,6 +247,9 @@ class Services:
             before=lambda uid: self.syncer().before_training(uid, self.settings.sync_wait),
             promoted=lambda uid, _version: self.refreshing().promoted(uid, time.time()),
         )
+        if isinstance(made, PlainTrainer):
+            made.use(self.plain(), self.settings.data_dir.absolute() / "plain", self.settings.keep_versions)
+        return made
 
     def close(self) -> None:
         """Stop background threads and close connections."""
@@ -272,7 +288,9 @@ def make_services(settings: Settings, *, timeout_s: float = WEB_TIMEOUT_S) -> Se
     registry = Registry(settings.store_url, client, prefix, keep=settings.keep_versions, cache=cache)
     project_settings = ProjectSettings(settings.refit)
     model_class = find_model(settings.model)
-    way = EventWay(state, runs, project_settings, time.time)
+    own_fit = issubclass(model_class, PlainBackend)
+    plain = PlainEvents(PlainState(client, prefix), runs, project_settings) if own_fit else None
+    way = EventWay(state, runs, project_settings, time.time, first=plain)
 
     def make(uid: str, label_config: str) -> TrainingBackend:
         return model_class(uid.partition(".")[0], label_config)

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from ml_backend.runs import Requested, Runs
     from ml_backend.state import ProjectState, Recorded, State
 
+    First = Callable[[Recorded, Event, dict[str, Any], float], dict[str, Any] | None]
+
 log = logging.getLogger(__name__)
 
 _REMEMBERED = 1024
@@ -52,7 +54,17 @@ class ProjectSettings:
 class EventWay:
     """Handles events for all projects. Safe to share between threads."""
 
-    def __init__(self, state: State, runs: Runs, settings: ProjectSettings, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        state: State,
+        runs: Runs,
+        settings: ProjectSettings,
+        clock: Callable[[], float],
+        *,
+        first: First | None = None,
+    ) -> None:
+        """``first(recorded, event, data, now)`` is asked before the policy; what it answers is the answer."""
+        self._first = first
         self._state = state
         self._runs = runs
         self._settings = settings
@@ -65,6 +77,8 @@ class EventWay:
             return {"status": "ignored", "reason": event.reason}
         now = self._clock()
         recorded = self._state.record(event, now)
+        if self._first is not None and (said := self._first(recorded, event, data, now)) is not None:
+            return said
         if isinstance(event, StartTraining):
             return self._start_training(event, recorded, now)
         if isinstance(event, ProjectDeleted):

@@ -5,26 +5,34 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, cast
 
 from ml_backend.errors import ModelNotFound
+from ml_backend.generations import BASE
+from ml_backend.plain import looks_plain, plain_backend
 from ml_backend.sources import choose, classes_of, load, locate
 
 if TYPE_CHECKING:
     from ml_backend.backend import TrainingBackend
 
 SHIPPED = "model.auto:AutoModel"
-_BASE = "TrainingBackend"
+_OURS = "TrainingBackend"
 
 
 def find_model(name: str | None) -> type[TrainingBackend]:
     """The model class that ``name`` means; without a name, the shipped model that fits the label config.
 
-    Raises `ModelNotFound` saying what was looked for.
+    A plain class (with a `fit` of its own, on `LabelStudioMLBase`) is not imported here: it lives in processes of its
+    own, and this gives the adapter for it. Raises `ModelNotFound` saying what was looked for.
     """
     source = locate(name or SHIPPED)
+    if name is not None and looks_plain(source):
+        return plain_backend(source, name)
     module = load(source)
+    ours = classes_of(module, _OURS)
+    if name is not None and not ours and classes_of(module, BASE):
+        return plain_backend(source, name)
     try:
-        return cast("type[TrainingBackend]", choose(module, source, _BASE))
+        return cast("type[TrainingBackend]", choose(module, source, _OURS))
     except ModelNotFound:
         # `model` is our own package, whatever lies in the current folder.
-        if source.module == "model" and not classes_of(module, _BASE):
+        if source.module == "model" and not ours:
             raise ModelNotFound("`model` is ml-backend's own package; for a file of yours say model.py") from None
         raise

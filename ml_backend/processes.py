@@ -1,4 +1,4 @@
-"""What each process of the tree runs: ``python -P -m ml_backend.processes web|clock|work <queue>``.
+"""What each process of the tree runs: ``python -P -m ml_backend.processes web|clock|work <queue>|plain <descriptor>``.
 
 Settings come through the environment, secrets too: a command line can be read by everybody.
 """
@@ -79,6 +79,15 @@ def work(settings: Settings, queue: Queue) -> None:
     run_worker(settings, queue)
 
 
+def plain(settings: Settings, descriptor: int) -> None:
+    """Be the process of a plain class, for whoever holds the other end of that socket."""
+    from ml_backend.bootstrap import PATIENT_TIMEOUT_S, connect  # noqa: PLC0415 - not for the other processes
+    from ml_backend.plain.child import serve  # noqa: PLC0415
+    from ml_backend.plain_state import PlainState  # noqa: PLC0415
+
+    serve(descriptor, PlainState(connect(settings, timeout_s=PATIENT_TIMEOUT_S), settings.redis_prefix).values)
+
+
 def main(argv: list[str]) -> int:
     """Run one process; 78 tells the supervisor that trying again would end the same way."""
     try:
@@ -90,6 +99,8 @@ def main(argv: list[str]) -> int:
             clock(settings)
         elif argv[:1] == ["work"] and argv[1:] in ([queue] for queue in QUEUES):
             work(settings, cast("Queue", argv[1]))
+        elif argv[:1] == ["plain"] and argv[1:2] and argv[1].isdecimal():
+            plain(settings, int(argv[1]))
         else:
             log.error("no such process: %s", " ".join(argv))
             return HOPELESS

@@ -100,6 +100,11 @@ class Refit(_Strict):
     promote: PromoteSettings = PromoteSettings()
     predictions: PredictionSettings = PredictionSettings()
     serve: int | None = Field(None, ge=1, description="Pins a version's number: this one serves whatever is promoted.")
+    fit: Literal["events", "policy"] = Field(
+        "events",
+        description="For classes with a fit of their own: events calls it for each annotation event, policy when a "
+        "training is due.",
+    )
     bulk_accepted: bool = Field(
         False, description="Whether bulk-accepted predictions that nobody changed are trained on (fact 21)."
     )
@@ -199,6 +204,10 @@ class Settings(BaseSettings):
     purge_after: float = Field(
         30 * 86400.0, ge=0, description="Seconds after which the training set of a deleted project is thrown away."
     )
+    fit: Literal["events", "policy"] = Field(
+        "events",
+        description="When a class's own fit is called: for each annotation event, or when the policy says so.",
+    )
     keep_versions: int = Field(10, ge=1, description="Versions kept of each project, beside those in use.")
     retrain: RetrainSettings = RetrainSettings()
     promote: PromoteSettings = PromoteSettings()
@@ -245,7 +254,7 @@ class Settings(BaseSettings):
     @property
     def refit(self) -> Refit:
         """The operator's defaults for every project."""
-        return Refit(retrain=self.retrain, promote=self.promote, predictions=self.predictions)
+        return Refit(retrain=self.retrain, promote=self.promote, predictions=self.predictions, fit=self.fit)
 
     @property
     def missing_for_label_studio(self) -> tuple[str, ...]:

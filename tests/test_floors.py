@@ -32,7 +32,9 @@ FLOORS: dict[str, frozenset[str]] = {
         }
     ),
     "what several parts share": frozenset({"lifeline", "redis_address", "redis_errors", "scripting"}),
-    "parts with I/O": frozenset({"blobs", "embedded", "jobs", "label_studio", "registry", "runs", "state"}),
+    "parts with I/O": frozenset(
+        {"blobs", "embedded", "jobs", "label_studio", "plain_state", "registry", "runs", "state"}
+    ),
     "use cases": frozenset(
         {
             "backend",
@@ -44,10 +46,12 @@ FLOORS: dict[str, frozenset[str]] = {
             "models",
             "overview",
             "pinning",
+            "plain",
             "predictions",
             "promotion",
             "refresh",
             "sources",
+            "stand_in",
             "sync",
             "testing",
             "training",

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import orjson
 
 from ml_backend.redis_errors import answering
+from ml_backend.registry import version_number
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -158,4 +159,4 @@ def _text(value: bytes | str) -> str:
 
 
 def _number(name: str) -> int:
-    return int(name[1:].partition("-")[0])
+    return version_number(name) or 0

@@ -11,6 +11,7 @@ from ml_backend.registry.manifest import (
     decode_ids,
     encode_ids,
     version_name,
+    version_number,
 )
 from ml_backend.registry.registry import Registry
 
@@ -26,4 +27,5 @@ __all__ = [
     "decode_ids",
     "encode_ids",
     "version_name",
+    "version_number",
 ]

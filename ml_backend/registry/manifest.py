@@ -20,6 +20,7 @@ SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
 
 _UID = re.compile(r"\d{1,18}\.\d{1,12}", re.ASCII)
+_NAME = re.compile(r"v(\d{1,18})-\d{8}-\d{4}", re.ASCII)
 _PLAIN_IDS_LIMIT = 4096  # characters; longer lists are compressed
 _IDS_LIMIT = 256 * 1024 * 1024  # bytes after decompression: more is damage, not data
 
@@ -118,6 +119,13 @@ _ADAPTER = TypeAdapter(Manifest)
 def version_name(number: int, now: float) -> str:
     """The unique, readable name of version ``number`` published at ``now``: ``v12-20261122-0755`` (UTC)."""
     return f"v{number}-{datetime.fromtimestamp(now, UTC):%Y%m%d-%H%M}"
+
+
+def version_number(name: str) -> int | None:
+    """The number in a version's name, ours or a plain class's own with the number behind it (``mine-v0.1-12``)."""
+    ours = _NAME.fullmatch(name)
+    number = ours[1] if ours else name.rpartition("-")[2]
+    return int(number) if number.isascii() and number.isdigit() and len(number) <= 18 else None
 
 
 def encode(manifest: Manifest) -> bytes:

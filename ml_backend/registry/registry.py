@@ -19,7 +19,16 @@ from ml_backend.errors import (
     VersionNotFound,
 )
 from ml_backend.registry.aliases import Alias, Aliases
-from ml_backend.registry.manifest import MANIFEST, Manifest, Version, check_uid, decode, encode, version_name
+from ml_backend.registry.manifest import (
+    MANIFEST,
+    Manifest,
+    Version,
+    check_uid,
+    decode,
+    encode,
+    version_name,
+    version_number,
+)
 from ml_backend.registry.storage import FolderStorage
 from ml_backend.registry.verify import Verifier, files_of
 
@@ -88,7 +97,8 @@ class Registry:
     ) -> Version:
         """Store the files of ``directory`` as version ``number``; it exists once its manifest does, and not before.
 
-        ``manifest`` holds what the run knows; number, name, files and time are filled in. ``lease_check`` is asked
+        ``manifest`` holds what the run knows; number, files and time are filled in, and the name where it has none of
+        its own (which must hold the number: names are unique). ``lease_check`` is asked
         before each file and right before the manifest. Raises `LeaseLost` when it says no, `ModelError` for files
         that a version cannot hold, `RegistryError` when the number is taken, `StoreUnavailable` (a full disk, for
         instance): nothing is visible then, and what was written is removed.
@@ -103,7 +113,9 @@ class Registry:
             for name, source in sources.items():
                 _must_hold(lease_check)
                 files[name] = self._storage.put(uid, number, name, source)
-            whole = replace(manifest, number=number, name=version_name(number, now), files=files, created_at=now)
+            whole = replace(
+                manifest, number=number, name=manifest.name or version_name(number, now), files=files, created_at=now
+            )
             data = encode(whole)
             decode(data)
             _must_hold(lease_check)
@@ -185,10 +197,10 @@ class Registry:
 
     def find(self, uid: str, name: str) -> Version:
         """One version by its name (``v12-20261122-0755``), ``v12`` or ``12``. Raises `VersionNotFound`."""
-        number = name.removeprefix("v").partition("-")[0]
-        if not (number.isascii() and number.isdigit()):
+        number = version_number(name if "-" in name else name.removeprefix("v"))
+        if number is None:
             raise VersionNotFound(f"{name!r} is not the name of a version")
-        version = self.get(uid, int(number))
+        version = self.get(uid, number)
         if "-" in name and version.name != name:
             raise VersionNotFound(f"project {uid} has no version {name}; its version {number} is {version.name}")
         return version

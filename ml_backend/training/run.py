@@ -143,7 +143,7 @@ class Trainer:
             shutil.rmtree(left, ignore_errors=True)
 
     def _carry_out(self, lease: Lease, keeper: Keeper, directory: Path) -> None:
-        attempt = _Attempt(lease, keeper, time.monotonic())
+        attempt = Attempt(lease, keeper, time.monotonic())
         try:
             self._train(attempt, directory)
         except NotTrainable as error:
@@ -170,7 +170,7 @@ class Trainer:
             said = f"{type(error).__name__}: {error}"[:500]
             self._finish(attempt, "failed", said, error=said, trace=traceback.format_exc())
 
-    def _train(self, attempt: _Attempt, directory: Path) -> None:
+    def _train(self, attempt: Attempt, directory: Path) -> None:
         lease = attempt.lease
         uid = lease.uid
         if (published := self._published_before(lease)) is not None:
@@ -243,7 +243,7 @@ class Trainer:
             run=lease.run_id,
             seq=snapshot.seq,
             durations=dict(attempt.durations),
-            libraries=_libraries(),
+            libraries=libraries(),
             parent=parent.number if parent is not None else None,
             seed=run.seed,
             params=params,
@@ -260,7 +260,7 @@ class Trainer:
             log.warning("project %s: what serves is damaged, the next version does without: %s", uid, error)
             return None, None, str(error)
 
-    def _publish(self, attempt: _Attempt, files: Path, manifest: Manifest, written: Written) -> None:
+    def _publish(self, attempt: Attempt, files: Path, manifest: Manifest, written: Written) -> None:
         lease, uid = attempt.lease, attempt.lease.uid
         with self._phase(attempt, "publish", 0.9):
             if self._runs.look(lease).cancelled:  # the keeper hears of it a moment later
@@ -277,8 +277,11 @@ class Trainer:
         attempt.trained_size = written.annotations
         self._conclude(attempt, version)
 
-    def _conclude(self, attempt: _Attempt, version: Version) -> None:
-        """What follows once the version exists; a run that dies in here is resumed from here."""
+    def _conclude(self, attempt: Attempt, version: Version, *, failure: str = "", trace: str = "") -> None:
+        """What follows once the version exists; a run that dies in here is resumed from here.
+
+        With ``failure`` the run counts as failed for that reason, although there is a version.
+        """
         lease, uid = attempt.lease, attempt.lease.uid
         promoted, why = version.manifest.promotion.promoted, version.manifest.promotion.reason
         attempt.version = version.name
@@ -298,7 +301,10 @@ class Trainer:
         kind = "promoted" if promoted else "kept aside"
         reason = f"{version.name} {kind}: {why}"
         self._state.decided(uid, kind, reason, self._runs.time())
-        self._finish(attempt, "succeeded", reason)
+        if failure:
+            self._finish(attempt, "failed", failure, error=failure, trace=trace, counts=False)
+        else:
+            self._finish(attempt, "succeeded", reason)
         if promoted and self._promoted is not None:
             self._promoted(uid, version)
 
@@ -314,7 +320,7 @@ class Trainer:
                 return version
         return None
 
-    def _resume(self, attempt: _Attempt, version: Version) -> None:
+    def _resume(self, attempt: Attempt, version: Version) -> None:
         made = version.manifest
         log.info("%s: %s was published by an attempt before, going on from there", attempt, version.name)
         attempt.snapshot = Snapshot(attempt.lease.uid, made.seq or 0, made.label_config or "", "", frozenset())
@@ -333,7 +339,7 @@ class Trainer:
     # --- reporting ----------------------------------------------------------------------------------------------------
 
     @contextmanager
-    def _phase(self, attempt: _Attempt, name: str, fraction: float) -> Iterator[None]:
+    def _phase(self, attempt: Attempt, name: str, fraction: float) -> Iterator[None]:
         began = time.monotonic()
         if attempt.keeper.lost:
             raise LeaseLost("the lease of this run is lost")
@@ -342,7 +348,7 @@ class Trainer:
         attempt.durations[name] = round(time.monotonic() - began, 3)
         log.info("%s: %s took %.2f s", attempt, name, attempt.durations[name])
 
-    def _progress(self, attempt: _Attempt, phase: str, fraction: float, message: str) -> None:
+    def _progress(self, attempt: Attempt, phase: str, fraction: float, message: str) -> None:
         try:
             held = self._runs.progress(attempt.lease, phase, fraction, message, self._runs.time())
         except Unavailable as error:
@@ -352,7 +358,7 @@ class Trainer:
         if not held:
             raise LeaseLost("the lease of this run is lost")
 
-    def _ended(self, attempt: _Attempt) -> None:
+    def _ended(self, attempt: Attempt) -> None:
         """Tell the policy what this attempt saw, before the run ends and the clock decides again."""
         if attempt.snapshot is None:
             return
@@ -367,7 +373,7 @@ class Trainer:
 
     def _finish(
         self,
-        attempt: _Attempt,
+        attempt: Attempt,
         outcome: Any,  # noqa: ANN401 - one of the words of Runs.finish
         reason: str,
         *,
@@ -394,7 +400,9 @@ class Trainer:
 
 
 @dataclass
-class _Attempt:
+class Attempt:
+    """One attempt of a run, as far as it has come."""
+
     lease: Lease
     keeper: Keeper
     began: float
@@ -415,7 +423,8 @@ def _nothing(written: Written) -> str:
     return "there is no annotation to train on"
 
 
-def _libraries() -> dict[str, str]:
+def libraries() -> dict[str, str]:
+    """Versions of the libraries that a model is made with, as far as they are installed."""
     found = {"python": platform.python_version()}
     for name in _LIBRARIES:
         try:

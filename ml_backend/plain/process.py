@@ -1,0 +1,156 @@
+"""The process of a plain class, as seen from whoever asks it: started, asked, and ended with its last owner."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import weakref
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from ml_backend.errors import ModelError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+log = logging.getLogger(__name__)
+
+_LOOK_EVERY_S = 0.2
+_LOADING_S = 600.0
+
+
+class PlainFailed(ModelError):
+    """The class raised something; ``trace`` is its traceback."""
+
+    def __init__(self, message: str, trace: str = "") -> None:
+        self.trace = trace
+        super().__init__(message)
+
+
+class PlainDied(ModelError):
+    """Its process ended in the middle."""
+
+
+class PlainProcess:
+    """One fresh interpreter with the class in it. Threads may ask at once; they are answered one after the other.
+
+    ``hello`` is what the child needs to know: model, uid, label_config, params, output. ``who`` is its answer.
+    Raises `PlainFailed` when the class cannot be imported or made.
+    """
+
+    def __init__(self, hello: dict[str, Any], *, look: Callable[[], None] | None = None) -> None:
+        self._lock = threading.Lock()
+        ours, theirs = socket.socketpair()
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "ml_backend.processes", "plain", str(theirs.fileno())],
+                pass_fds=(theirs.fileno(),),
+                stdin=subprocess.DEVNULL,
+            )
+        self._socket = ours
+        self._socket.settimeout(_LOOK_EVERY_S)
+        self._end = weakref.finalize(self, _end, self._process, ours)
+        try:
+            self.who: dict[str, Any] = self._ask(hello, _LOADING_S, look)
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def alive(self) -> bool:
+        """Whether it can be asked."""
+        return self._process.poll() is None and self._end.alive
+
+    def predict(
+        self, tasks: list[dict[str, Any]], label_config: str, context: dict[str, Any] | None, *, timeout_s: float
+    ) -> Any:  # noqa: ANN401 - JSON
+        """A list of predictions for each task. Raises `PlainFailed`, `PlainDied`."""
+        return self._ask(
+            {"do": "predict", "tasks": tasks, "label_config": label_config, "context": context}, timeout_s, None
+        )
+
+    def fit(self, order: dict[str, Any], look: Callable[[], None]) -> Any:  # noqa: ANN401 - JSON
+        """Call `fit`. ``look`` is called while it runs, several times a second, and may raise to give up on it."""
+        return self._ask({"do": "fit", **order}, None, look)
+
+    def close(self) -> None:
+        """End it, whatever it does."""
+        self._end()
+
+    def _ask(self, order: dict[str, Any], timeout_s: float | None, look: Callable[[], None] | None) -> Any:  # noqa: ANN401
+        until = None if timeout_s is None else time.monotonic() + timeout_s
+        with self._lock:
+            try:
+                self._send(orjson.dumps(order) + b"\n", until)
+                answer = self._receive(until, look)
+            except OSError as error:
+                raise PlainDied(self._how()) from error
+            except BaseException:
+                # What it may still say would be taken for the answer to the next question.
+                self.close()
+                raise
+        if "error" in answer:
+            raise PlainFailed(answer["error"], answer.get("trace", ""))
+        return answer["ok"]
+
+    def _send(self, data: bytes, until: float | None) -> None:
+        view = memoryview(data)
+        while view:
+            try:
+                view = view[self._socket.send(view) :]
+            except TimeoutError:
+                self._too_long(until)
+
+    def _receive(self, until: float | None, look: Callable[[], None] | None) -> dict[str, Any]:
+        parts: list[bytes] = []
+        while True:
+            try:
+                part = self._socket.recv(1 << 20)
+            except TimeoutError:
+                self._too_long(until)
+                if look is not None:
+                    look()
+                continue
+            if not part:
+                raise OSError("it is gone")
+            parts.append(part)
+            if part.endswith(b"\n"):
+                found: dict[str, Any] = orjson.loads(b"".join(parts))
+                return found
+
+    def _too_long(self, until: float | None) -> None:
+        if until is not None and time.monotonic() > until:
+            raise PlainDied("it did not answer in time")
+
+    def _how(self) -> str:
+        try:
+            status = self._process.wait(5)
+        except subprocess.TimeoutExpired:
+            return "its process does not answer any more"
+        finally:
+            self.close()
+        if status >= 0:
+            return f"its process ended with exit status {status}"
+        with contextlib.suppress(ValueError):
+            name = signal.Signals(-status).name
+            return f"its process was killed by {name}" + (
+                ", most likely for want of memory" if -status == signal.SIGKILL else ""
+            )
+        return f"its process was killed by signal {-status}"
+
+
+def _end(process: subprocess.Popen[bytes], channel: socket.socket) -> None:
+    channel.close()
+    if process.poll() is None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process.pid, signal.SIGKILL)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(5)

@@ -1,0 +1,419 @@
+"""Plain `LabelStudioMLBase` classes, unchanged: their fit runs in a worker, and what it wrote is served afresh."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import copy
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from ml_backend import generations, stand_in
+from ml_backend.bootstrap import Services, make_services
+from ml_backend.errors import ModelNotFound
+from ml_backend.models import find_model
+from ml_backend.plain import PlainBackend
+from ml_backend.plain_state import PlainState, WaitingEvent
+from ml_backend.settings import Settings
+from tests.faults.stage import Stage, annotation, click, deliver, kill, uid
+from tests.valkey import running_valkey
+from tests.wheel import CONFIG
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    import redis
+
+MODELS = Path(__file__).parent / "models"
+HABITS = MODELS / "habits.py"
+FIRST = MODELS / "first_generation.py"
+FUNCTIONS = MODELS / "functions.py"
+TASKS = [{"id": 91, "data": {"text": "a good thing"}}, {"id": 92, "data": {"text": "a bad thing"}}]
+
+
+def event(number: int, project: int = 7, *, text: str = "") -> dict[str, Any]:
+    """Odd ones are good, and say so."""
+    made = annotation(number, project=project)
+    made["task"]["data"]["text"] = text or ("a good thing" if number % 2 else "a bad thing")
+    return made
+
+
+def setup(project: int, **refit: Any) -> dict[str, Any]:
+    return {
+        "project": uid(project),
+        "schema": CONFIG,
+        "extra_params": {"own": 1, **({"refit": refit} if refit else {})},
+    }
+
+
+# --- one run, over real parts -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def socket() -> Iterator[Path]:
+    with running_valkey() as path:
+        yield path
+
+
+@pytest.fixture
+def open_services(socket: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Services]]:
+    """Services for a plain class; the processes that they start read the environment, as in the product."""
+    opened: list[Services] = []
+
+    def open_(model: Path, **settings: str) -> Services:
+        environment = {
+            "REDIS_URL": f"unix://{socket}",
+            "ML_BACKEND_DATA_DIR": str(tmp_path / "data"),
+            "ML_BACKEND_STORE": str(tmp_path / "store"),
+            "ML_BACKEND_MODEL": str(model),
+            "MODEL_DIR": str(tmp_path),
+            **settings,
+        }
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        made = make_services(Settings.from_environment(environment), timeout_s=5)
+        made.redis.flushall()
+        opened.append(made)
+        return made
+
+    yield open_
+    for one in opened:
+        one.close()
+
+
+def carry_out(services: Services, project: int = 7) -> Any:
+    """Dispatch the run that waits, carry it out, and return its record."""
+    job = services.runs.dispatch(uid(project), time.time() + 60, lambda *_: True)
+    assert job is not None
+    services.trainer().run(uid(project), job.run_id, "worker-1")
+    return services.runs.get(job.run_id)
+
+
+def by_the_clock(services: Services, project: int = 7) -> None:
+    """Some minutes, in which whatever is due is carried out."""
+    clock = services.clock()
+    for minute in range(1, 5):
+        clock.tick(time.time() + 61 * minute)
+        waiting = services.runs.standing(uid(project)).waiting
+        if waiting is not None and waiting.enqueued_at is not None:
+            services.trainer().run(uid(project), waiting.id, "worker-1")
+
+
+def served(services: Services, project: int = 7) -> tuple[list[str], str]:
+    """What the serving version says of TASKS, and its name."""
+    version = services.registry.serving(uid(project))
+    assert version is not None
+    model = services.make_model(uid(project), CONFIG, {"own": 1})
+    assert isinstance(model, PlainBackend)
+    model.loaded(services.registry.fetch(uid(project), version.number), version.name)
+    answers = model.predict(copy.deepcopy(TASKS))
+    model.close()
+    return [one[0]["result"][0]["value"]["choices"][0] for one in answers], version.name
+
+
+class TestARun:
+    def test_lets_fit_see_each_event_in_order_and_serves_what_it_wrote(
+        self, open_services: Callable[..., Services], tmp_path: Path
+    ) -> None:
+        services = open_services(HABITS)
+        for number in range(1, 5):
+            assert services.backend.fit("ANNOTATION_CREATED", event(number))["status"] == "queued"
+        services.backend.fit("ANNOTATIONS_DELETED", {"project": event(1)["project"], "annotations": [{"id": 1}]})
+        assert not (tmp_path / "order.txt").exists(), "nothing is fit where the event is answered"
+        done = carry_out(services)
+        assert (done.status, done.ending) == (
+            "succeeded",
+            "WordCounter-v0.0.1-1 promoted: after 5 calls of fit",
+        )
+        assert [line.split()[1] for line in (tmp_path / "order.txt").read_text().splitlines()] == ["1", "2", "3", "4"]
+        assert served(services) == (["good", "bad"], "WordCounter-v0.0.1-1")
+        assert "label_studio_ml.response" not in sys.modules, "nothing of it is imported where others live"
+
+    def test_an_exception_is_a_failed_run_with_the_reason_and_the_events_after_it_are_seen(
+        self, open_services: Callable[..., Services]
+    ) -> None:
+        services = open_services(HABITS)
+        for number, text in ((1, ""), (2, "a bad thing to explode"), (3, ""), (4, "")):
+            services.backend.fit("ANNOTATION_CREATED", event(number, text=text))
+        done = carry_out(services)
+        assert done.status == "failed"
+        assert done.ending == "1 of 4 calls of fit failed; first: fit(ANNOTATION_CREATED: ValueError: out of words)"
+        assert "in fit" in done.traceback
+        assert served(services)[0] == ["good", "bad"]
+        assert services.plain().waiting(uid(7)) == 0
+
+    def test_a_click_brings_fit_the_newest_annotation_that_label_studio_leaves_out(
+        self, open_services: Callable[..., Services], tmp_path: Path
+    ) -> None:
+        services = open_services(HABITS)
+        services.backend.fit("ANNOTATION_CREATED", event(3))
+        services.backend.fit("START_TRAINING", click())
+        assert carry_out(services).status == "succeeded"
+        seen = [line.split()[:2] for line in (tmp_path / "order.txt").read_text().splitlines()]
+        assert seen == [["ANNOTATION_CREATED", "3"], ["START_TRAINING", "3"]]
+
+    def test_in_the_mode_policy_fit_is_called_once_when_the_policy_says_so(
+        self, open_services: Callable[..., Services], tmp_path: Path
+    ) -> None:
+        services = open_services(HABITS, ML_BACKEND_FIT="policy", ML_BACKEND_RETRAIN_MIN_ANNOTATIONS="3")
+        for number in range(1, 4):
+            said = services.backend.fit("ANNOTATION_CREATED", event(number))
+        assert "waiting for 2 s" in said["reason"]
+        by_the_clock(services)
+        seen = [line.split()[:2] for line in (tmp_path / "order.txt").read_text().splitlines()]
+        assert seen == [["START_TRAINING", "3"]]
+
+    def test_a_class_that_cannot_be_imported_fails_the_run_and_loses_no_event(
+        self, open_services: Callable[..., Services], tmp_path: Path
+    ) -> None:
+        broken = tmp_path / "broken.py"
+        broken.write_text("import spacyless\nfrom label_studio_ml.model import LabelStudioMLBase\n")
+        services = open_services(broken)
+        services.backend.fit("ANNOTATION_CREATED", event(1))
+        done = carry_out(services)
+        assert done.status == "failed"
+        assert "No module named 'spacyless'" in done.ending
+        assert services.plain().waiting(uid(7)) == 1
+
+    def test_before_any_fit_the_class_serves_as_it_is(self, open_services: Callable[..., Services]) -> None:
+        services = open_services(HABITS)
+        services.state.setup(uid(7), CONFIG, None, time.time())
+        by_the_clock(services)
+        assert served(services) == (["bad", "bad"], "WordCounter-v0.0.1-1")
+        assert not services.state.load(uid(7)).training.trained  # type: ignore[union-attr]
+
+    def test_a_class_of_the_first_generation_finds_what_its_fit_returned(
+        self, open_services: Callable[..., Services]
+    ) -> None:
+        services = open_services(FIRST)
+        for number in (2, 3):
+            services.backend.fit("ANNOTATION_CREATED", event(number))
+        assert carry_out(services).status == "succeeded"
+        assert served(services) == (["good", "good"], "Remembering-1")
+
+    def test_functions_alone_are_a_model_too_and_what_they_set_is_kept_in_redis(
+        self, open_services: Callable[..., Services]
+    ) -> None:
+        services = open_services(FUNCTIONS)
+        services.state.setup(uid(7), CONFIG, json.dumps({"own": 1}), time.time())
+        services.backend.fit("ANNOTATION_CREATED", event(3))
+        assert carry_out(services).status == "succeeded"
+        assert served(services) == (["good", "good"], "0.0.1-1")
+        assert services.plain().values(uid(7))["7", "best"] == "good"
+
+
+# --- the line of events -----------------------------------------------------------------------------------------------
+
+
+class TestTheLine:
+    def test_only_whoever_holds_the_project_takes_an_event_out_of_it(self, valkey: redis.Redis) -> None:
+        from ml_backend.runs import Lease, Runs
+
+        line, runs = PlainState(valkey), Runs(valkey)
+        line.push(uid(7), "ANNOTATION_CREATED", {"n": 1})
+        line.push(uid(7), "ANNOTATION_UPDATED", {"n": 2})
+        asked_for = runs.request(uid(7), trigger="test", reason="a test", due=0, click=True, now=1)
+        runs.dispatch(uid(7), 2, lambda *_: True)
+        lease = runs.start(uid(7), asked_for.id, "worker", 3)
+        assert isinstance(lease, Lease)
+        first = line.first(uid(7))
+        assert first == WaitingEvent(1, "ANNOTATION_CREATED", {"n": 1})
+        runs.expire(uid(7), 1000)
+        assert not line.seen(first, lease, None)
+        assert line.waiting(uid(7)) == 2
+        runs.dispatch(uid(7), 2000, lambda *_: True)
+        again = runs.start(uid(7), asked_for.id, "another worker", 2001)
+        assert again is not None
+        assert line.seen(first, again, {"path": "x"})
+        assert not line.seen(first, again, None), "it is the turn of the next"
+        assert line.first(uid(7)) == WaitingEvent(2, "ANNOTATION_UPDATED", {"n": 2})
+        assert line.output(uid(7)) == {"path": "x"}
+
+    def test_what_a_class_sets_is_seen_everywhere_at_once(self, valkey: redis.Redis) -> None:
+        here, there = PlainState(valkey).values(uid(7)), PlainState(valkey).values(uid(7))
+        here["7", "threshold"] = "0.5"
+        assert there["7", "threshold"] == "0.5"
+        assert ("7", "threshold") in there
+        assert ("7", "other") not in there
+        assert there["7", "other"] is None
+        assert PlainState(valkey).values(uid(8))["8", "threshold"] is None
+
+    def test_a_value_that_is_no_text_is_refused_as_plain_classes_expect(self, valkey: redis.Redis) -> None:
+        with pytest.raises(ValueError, match="must be a string"):
+            PlainState(valkey).values(uid(7))["7", "threshold"] = 0.5  # type: ignore[assignment]
+
+
+# --- generations ------------------------------------------------------------------------------------------------------
+
+
+SECOND = "from label_studio_ml.response import ModelResponse\nfrom label_studio_ml.model import LabelStudioMLBase\n"
+
+
+@pytest.mark.parametrize(
+    ("source", "generation"),
+    [
+        (SECOND, 2),
+        ("from label_studio_ml.model import LabelStudioMLBase, predict_fn", 2),
+        ("class A(B):\n    def fit(self, event, data, **kwargs): ...", 2),
+        ("class A(B):\n    def setup(self):\n        self.set('model_version', 'x')", 2),
+        ("class A(B):\n    def predict(self, tasks, context=None): self.label_interface", 2),
+        ("class A(B):\n    def fit(self, tasks, workdir=None, **kwargs): ...", 1),
+        ("class A(B):\n    def __init__(self, **kwargs): self.x = self.train_output", 1),
+        ("class A(B):\n    def predict(self, tasks, **kwargs): ...", 2),
+    ],
+)
+def test_the_generation_is_told_by_what_a_source_uses(source: str, generation: int) -> None:
+    import ast
+
+    assert generations.generation_of(ast.parse(source)) == generation
+
+
+class TestTheStandIn:
+    def second(self, values: dict[tuple[str, str], str]) -> Any:
+        return stand_in.modules(2, values)
+
+    def test_of_the_second_generation_has_its_interface(self) -> None:
+        values: dict[tuple[str, str], str] = {}
+        modules = self.second(values)
+
+        class Mine(modules["label_studio_ml.model"].LabelStudioMLBase):  # type: ignore[misc, name-defined]
+            def setup(self) -> None:
+                self.set("model_version", "0.3.1")
+
+        made = Mine(project_id="7", label_config=CONFIG)
+        assert made.get_first_tag_occurence("Choices", "Text") == ("mood", "text", "text")
+        assert made.label_interface.get_tag("mood").labels == ["good", "bad"]
+        assert made.parsed_label_config["mood"]["labels"] == ["good", "bad"]
+        assert (made.has("nothing"), made.get("nothing"), made.extra_params) == (False, None, {})
+        assert (made.model_version, made.bump_model_version()) == ("0.3.1", "0.4.0")
+        assert values["7", "label_config"] == CONFIG
+        task = {"id": 1, "data": {"text": "plain words", "many": ["a", "b"]}}
+        assert made.preload_task_data(task, task["data"]) == task["data"]
+        assert made.build_label_map("mood", ["Good", "bad"]) == {"good": "good", "bad": "bad"}
+
+    def test_of_the_second_generation_answers_with_a_model_response(self) -> None:
+        response = self.second({})["label_studio_ml.response"].ModelResponse
+        made = response(predictions=[{"result": [], "score": 0.5}])
+        assert not made.has_model_version()
+        made.set_version("x")
+        assert made.predictions[0]["model_version"] == "x"
+
+    def test_of_the_first_generation_has_its_interface(self) -> None:
+        base = stand_in.modules(1, {})["label_studio_ml.model"].LabelStudioMLBase
+        made = base(label_config=CONFIG, train_output={"a": 1}, hostname="http://x", access_token="t")
+        assert (made.train_output, made.hostname) == ({"a": 1}, "http://x")
+        assert stand_in.get_single_tag_keys(made.parsed_label_config, "Choices", "Text") == (
+            "mood",
+            "text",
+            "text",
+            ["good", "bad"],
+        )
+        assert made.fit([]) == {}
+
+    @pytest.mark.skipif(generations.installed() != 2, reason="label-studio-ml 2.x is not on the package index")
+    def test_has_nothing_that_the_real_second_generation_lacks(self) -> None:
+        from label_studio_ml.model import LabelStudioMLBase
+
+        ours = {name for name in vars(stand_in.SecondBase) if not name.startswith("_")} - {"values", "functions"}
+        assert ours <= set(dir(LabelStudioMLBase)) | {"label_interface"}
+
+
+def test_several_plain_classes_in_one_file_ask_for_a_name(tmp_path: Path) -> None:
+    path = tmp_path / "two.py"
+    body = "class One(LabelStudioMLBase): ...\nclass Two(LabelStudioMLBase): ...\n"
+    path.write_text("from label_studio_ml.model import LabelStudioMLBase\n" + body)
+    with pytest.raises(ModelNotFound, match=r"several models \(One, Two\)"):
+        find_model(str(path))
+    assert find_model(f"{path}:Two").__name__ == "Two"
+
+
+# --- the whole product ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    folder = tmp_path_factory.mktemp("plain")
+    (folder / "weights").mkdir()
+    settings = {"WORKERS": "2", "MODEL_DIR": str(folder / "weights")}
+    with Stage(folder, lease_s=3.0, model=str(HABITS), **settings) as running:
+        yield running
+
+
+def answers(stage: Stage, project: int) -> set[tuple[int, str, tuple[str, ...]]]:
+    """(process, version, choices) of many predictions asked for at once, so that no web process is left out."""
+    body = {"project": uid(project), "label_config": CONFIG, "tasks": TASKS, "params": {}}
+
+    def ask(_: int) -> tuple[int, str, tuple[str, ...]]:
+        status, answer = stage.backend.post("/predict", body)
+        assert status == 200
+        if not all(answer["results"]):
+            return (0, "", ())
+        made = [one[0] for one in answer["results"]]
+        regions = [one["result"][0] for one in made]
+        choices = tuple(region["value"]["choices"][0] for region in regions)
+        return (regions[0]["meta"]["pid"], made[0]["model_version"], choices)
+
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        return set(pool.map(ask, range(24)))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="finds processes in /proc")
+class TestTheProduct:
+    def test_a_plain_class_retrains_and_serves_the_new_weights_in_every_web_process(self, stage: Stage) -> None:
+        assert stage.backend.post("/setup", setup(7))[0] == 200
+        untrained = stage.wait(
+            lambda: (seen := answers(stage, 7)) and 0 not in {one[0] for one in seen} and len(seen) == 2 and seen,
+            60,
+            "both web processes serve the class as it is",
+        )
+        assert {one[1:] for one in untrained} == {("WordCounter-v0.0.1-1", ("bad", "bad"))}  # type: ignore[union-attr]
+        for number in range(1, 5):
+            began = time.monotonic()
+            deliver(stage.backend.port, event(number))
+            assert time.monotonic() - began < 5
+        trained = stage.wait(
+            lambda: (seen := answers(stage, 7)) and {one[2] for one in seen} == {("good", "bad")} and seen,
+            60,
+            "both web processes serve the new weights",
+        )
+        assert len({one[0] for one in trained}) == 2, "a process for each web process"  # type: ignore[union-attr]
+        versions = {one[1] for one in trained}  # type: ignore[union-attr]
+        stage.wait(
+            lambda: stage.backend.post("/setup", setup(7))[1]["model_version"] in versions, 20, "/setup names it"
+        )
+        fresh = {one[0] for one in trained} - {one[0] for one in untrained}  # type: ignore[union-attr]
+        assert fresh, "new weights come with new processes"
+
+    def test_no_event_is_lost_when_the_worker_is_killed_in_the_middle_of_fit(self, stage: Stage) -> None:
+        weights = Path(stage.backend.environment["MODEL_DIR"])
+        (weights / "wait").touch()
+        numbers = [101, 103, 105, 107]
+        for number in numbers:
+            deliver(stage.backend.port, event(number, 8, text="wait a moment" if number == 103 else ""))
+
+        def order() -> list[int]:
+            path = weights / "order.txt"
+            lines = path.read_text().splitlines() if path.exists() else []
+            return [int(line.split()[1]) for line in lines if int(line.split()[1]) > 100]
+
+        stage.wait(lambda: order() == [101, 103], 60, "fit works on the second event")
+        helper = int((weights / "order.txt").read_text().split()[-1])
+        for pid in [*stage.named("work train"), *stage.horses()]:
+            kill(pid)
+        stage.wait(lambda: not _lives(helper), 20, "the end of the process that fit ran in")
+        (weights / "wait").unlink()
+        stage.wait(lambda: order() == [101, 103, 103, 105, 107], 60, "the event is seen again, and those behind it")
+        stage.wait(lambda: stage.services.plain().waiting(uid(8)) == 0, 20, "an empty line")
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
