@@ -70,7 +70,7 @@ class Ours:
         object_tag, control = '<Text name="text" value="$text"/>', '<Choices name="intent" toName="text">'
         self.config = f"<View>{object_tag}{control}{choices}</Choices></View>"
         self.model = TextClassifier(label_config=self.config)
-        self.run = _Run(folder, seed)
+        self.run = PlainRun(folder, seed)
 
     def fit(self, rows: list[Question]) -> Callable[[], None]:
         """What is timed: reading the examples, training, calibration, writing the files."""
@@ -268,7 +268,9 @@ class ListedExamples(TrainingSet):
 
 
 @dataclass
-class _Run:
+class PlainRun:
+    """A run of training that nobody watches."""
+
     directory: Path
     seed: int
     previous: Path | None = None

@@ -1,10 +1,12 @@
-"""AutoModel: the shipped model that fits a project's label config."""
+"""AutoModel: the shipped models that fit a project's label config, each for the control tags that it supports."""
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 from ml_backend import NotTrainable, TrainingBackend
+from model.span_tagger import SpanTagger
 from model.text_classifier import TextClassifier
 
 if TYPE_CHECKING:
@@ -12,34 +14,98 @@ if TYPE_CHECKING:
 
     from ml_backend import TrainingRun, TrainingSet
 
+Shipped = TextClassifier | SpanTagger
+
+# Beside the files of the models, whose names differ: which of them are in this version.
+_MODELS = "auto.json"
+
 
 class AutoModel(TrainingBackend):
-    """Hands everything to the first shipped model that supports the label config."""
+    """Hands each control tag to the shipped model that supports it; leaves other control tags alone."""
 
-    preload = TextClassifier.preload
-    shipped: tuple[type[TrainingBackend], ...] = (TextClassifier,)
-
-    def _chosen(self) -> TrainingBackend:
-        for kind in self.shipped:
-            candidate = kind(self.project_id, self.label_config, extra_params=self.extra_params)
-            if candidate.check(self.label_config) is None:
-                return candidate
-        raise NotTrainable(self.check(self.label_config) or "no shipped model fits this label config")
+    shipped: tuple[type[Shipped], ...] = (TextClassifier, SpanTagger)
+    preload = tuple(dict.fromkeys(module for kind in shipped for module in kind.preload))
+    _loaded: tuple[Shipped, ...] = ()
 
     def check(self, label_config: str) -> str | None:
-        """Why none of the shipped models supports the config."""
-        reasons = [why for kind in self.shipped if (why := kind().check(label_config)) is not None]
-        return None if len(reasons) < len(self.shipped) else "; ".join(reasons)
+        """Why none of the shipped models supports anything in the config: one reason for each control tag."""
+        if self._fitting(label_config):
+            return None
+        by_type = {kind.control_type: kind for kind in self.shipped}
+        known = " and ".join(", ".join(by_type).rsplit(", ", 1))
+        reasons = [
+            by_type[control.type].why_not(control)
+            if control.type in by_type
+            else f"is {control.type}, and the shipped models predict {known}"
+            for control in type(self)(label_config=label_config).controls
+        ]
+        names = [control.name for control in type(self)(label_config=label_config).controls]
+        named = (f"{name!r} {why}" for name, why in zip(names, reasons, strict=True))
+        return "; ".join(named) or f"there is no control tag such as {known}"
 
-    def train(self, data: TrainingSet, run: TrainingRun) -> dict[str, float] | None:
-        """As the chosen model does."""
-        return self._chosen().train(data, run)
+    def train(self, data: TrainingSet, run: TrainingRun) -> dict[str, float]:
+        """As each fitting model does; one that cannot train yet is left out while another can.
+
+        Raises `NotTrainable` when none can.
+        """
+        fitting = self._fitting(self.label_config)
+        trained: list[str] = []
+        metrics: dict[str, float] = {}
+        reasons: list[str] = []
+        for at, kind in enumerate(fitting):
+            try:
+                found = self._new(kind).train(data, _Part(run, at / len(fitting), 1 / len(fitting)))
+            except NotTrainable as why:
+                reasons.append(str(why))
+                continue
+            trained.append(kind.__name__)
+            metrics |= {f"{kind.__name__}.{key}" if len(fitting) > 1 else key: value for key, value in found.items()}
+        if not trained:
+            raise NotTrainable("; ".join(reasons) or self.check(self.label_config) or "there is nothing to train")
+        (run.directory / _MODELS).write_text(json.dumps(trained), encoding="ascii")
+        return metrics
 
     def load(self, directory: Path) -> None:
-        """Load the chosen model's files."""
-        self._loaded = self._chosen()
-        self._loaded.load(directory)
+        """Load the files of the models in this version. Raises what they raise."""
+        names = json.loads((directory / _MODELS).read_text(encoding="ascii"))
+        self._loaded = tuple(self._new(kind) for kind in self.shipped if kind.__name__ in names)
+        for model in self._loaded:
+            model.load(directory)
 
-    def predict(self, tasks: list[dict[str, Any]], context: dict[str, Any] | None = None, **kwargs: Any) -> Any:  # noqa: ANN401
-        """As the loaded model does, under this instance's label config."""
-        return self._loaded.for_config(self.label_config).predict(tasks, context, **kwargs)
+    def predict(self, tasks: list[dict[str, Any]], context: dict[str, Any] | None = None, **kwargs: Any) -> list[Any]:
+        """What each loaded model says under this instance's label config, with the lowest of their scores."""
+        answers: list[Any] = [[] for _ in tasks]
+        for model in self._loaded:
+            said = model.for_config(self.label_config).predict(tasks, context, **kwargs)
+            for place, one in enumerate(said):
+                if one and answers[place]:
+                    both = answers[place]["result"] + one["result"]
+                    answers[place] = {"result": both, "score": min(answers[place]["score"], one["score"])}
+                elif one:
+                    answers[place] = one
+        return answers
+
+    def _fitting(self, label_config: str) -> list[type[Shipped]]:
+        controls = type(self)(label_config=label_config).controls
+        return [kind for kind in self.shipped if any(kind.why_not(control) is None for control in controls)]
+
+    def _new(self, kind: type[Shipped]) -> Shipped:
+        return kind(self.project_id, self.label_config, extra_params=self.extra_params)
+
+
+class _Part:
+    """One model's part of a run: the whole one, but for how far it is."""
+
+    def __init__(self, whole: TrainingRun, begin: float, share: float) -> None:
+        self.directory, self.previous = whole.directory, whole.previous
+        self.params, self.seed = whole.params, whole.seed
+        self._whole, self._begin, self._share = whole, begin, share
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether the whole run should stop."""
+        return self._whole.cancelled
+
+    def progress(self, fraction: float, message: str = "") -> None:
+        """Say how far the whole run is."""
+        self._whole.progress(self._begin + self._share * fraction, message)

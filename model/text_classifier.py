@@ -69,8 +69,14 @@ class TextClassifier(TrainingBackend):
     """Predicts every `Choices` control, single or multiple, over a text in the task; leaves other controls alone."""
 
     preload = ("model.text_version", "scipy.optimize", "sklearn.svm")
+    control_type = "Choices"
     _vocabularies: Sequence[NGrams] = ()
     _heads: Mapping[str, Head] = {}
+
+    @staticmethod
+    def why_not(control: Control) -> str | None:
+        """Why this control is not supported; None when it is."""
+        return _why_not(control)
 
     def check(self, label_config: str) -> str | None:
         """Why nothing in this config can be predicted: one reason for each control tag."""

@@ -66,7 +66,21 @@ HEIGHT = {room: height for height, rooms in enumerate(FLOORS.values()) for room 
 STRANGERS = FLOORS["parts with I/O"]
 
 HEAVY = frozenset(
-    {"label_studio_ml", "label_studio_sdk", "numpy", "pandas", "rich", "rq", "scipy", "skops", "sklearn", "typer"}
+    {
+        "PIL",
+        "cv2",
+        "label_studio_ml",
+        "label_studio_sdk",
+        "numpy",
+        "pandas",
+        "pycrfsuite",
+        "rich",
+        "rq",
+        "scipy",
+        "skops",
+        "sklearn",
+        "typer",
+    }
 )
 # The one module that looks which generation of label-studio-ml there is: without its base class there is no backend.
 MAY_IMPORT_LABEL_STUDIO_ML = "ml_backend.generations"
