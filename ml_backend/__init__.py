@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ml_backend.errors import NotTrainable
+from ml_backend.errors import MediaError, NotTrainable
 
 if TYPE_CHECKING:
     from ml_backend.backend import TrainingBackend
@@ -12,7 +12,16 @@ if TYPE_CHECKING:
     from ml_backend.label_config import Control
 
 __version__ = "0.1.0"
-__all__ = ["Control", "Example", "NotTrainable", "TrainingBackend", "TrainingRun", "TrainingSet", "__version__"]
+__all__ = [
+    "Control",
+    "Example",
+    "MediaError",
+    "NotTrainable",
+    "TrainingBackend",
+    "TrainingRun",
+    "TrainingSet",
+    "__version__",
+]
 
 _ROOMS = {
     "Control": "ml_backend.label_config",

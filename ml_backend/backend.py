@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
+from ml_backend.examples import media_path
 from ml_backend.generations import LabelStudioMLBase
 from ml_backend.label_config import Control, parse_label_config
 
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
-    from ml_backend.examples import TrainingRun, TrainingSet
+    from ml_backend.examples import Fetch, TrainingRun, TrainingSet
 
 Answer = dict[str, Any]
 
@@ -26,6 +27,8 @@ class TrainingBackend(LabelStudioMLBase):
 
     preload: ClassVar[tuple[str, ...]] = ()
     """Heavy modules that `train` imports late (``("sklearn.svm",)``): a training process loads them once, ahead."""
+
+    _fetch: Fetch | None = None
 
     def __init__(
         self,
@@ -93,6 +96,20 @@ class TrainingBackend(LabelStudioMLBase):
     def model_version(self) -> str | None:
         """The name of the loaded version, as Label Studio sees it; None before one is loaded."""
         return self._model_version
+
+    def path(self, task: dict[str, Any], key: str) -> Path:
+        """The local file behind the media URL in a task's data under ``key`` (``image``, ``$image``, ``pages[0]``).
+
+        For `predict`; `train` has `Example.path`. It is fetched from Label Studio or a host that the operator lists,
+        and kept in a cache: read it now, it may be gone two minutes later. Raises `MediaError`, a `LookupError` whose
+        ``kind`` says why.
+        """
+        return media_path(self._fetch, task, key)
+
+    def fetching(self, fetch: Fetch) -> Self:
+        """Have `path` fetch with this."""
+        self._fetch = fetch
+        return self
 
     def loaded(self, directory: Path, version: str) -> Self:
         """Load a version and take its name."""

@@ -15,6 +15,7 @@ from ml_backend.clock import Clock
 from ml_backend.errors import SettingsError
 from ml_backend.event_way import EventWay, ProjectSettings, forget
 from ml_backend.lease import LeaseKeeper
+from ml_backend.media import Cache, Hosts, Media
 from ml_backend.models import find_model
 from ml_backend.overview import Orders, Overview
 from ml_backend.pinning import Pinning
@@ -63,10 +64,12 @@ class Services:
     model_class: type[TrainingBackend]
     backend: TrainingBackend
     server: PredictionServer
+    media: Media
 
     def make_model(self, uid: str, label_config: str, params: Mapping[str, Any] | None = None) -> TrainingBackend:
         """A fresh, empty model for a project."""
-        return self.model_class(uid.partition(".")[0], label_config, extra_params=params)
+        made = self.model_class(uid.partition(".")[0], label_config, extra_params=params)
+        return made.fetching(self.media.of(uid))
 
     def transfer(self) -> Transfer:
         """Exports and imports of projects."""
@@ -246,6 +249,7 @@ class Services:
             keep=lambda lease: LeaseKeeper(lease, open_runs, method=self.settings.worker),
             before=lambda uid: self.syncer().before_training(uid, self.settings.sync_wait),
             promoted=lambda uid, _version: self.refreshing().promoted(uid, time.time()),
+            media=self.media.of,
         )
         if isinstance(made, PlainTrainer):
             made.use(self.plain(), self.settings.data_dir.absolute() / "plain", self.settings.keep_versions)
@@ -254,6 +258,7 @@ class Services:
     def close(self) -> None:
         """Stop background threads and close connections."""
         self.server.close()
+        self.media.close()
         self.redis.close()
 
 
@@ -292,8 +297,10 @@ def make_services(settings: Settings, *, timeout_s: float = WEB_TIMEOUT_S) -> Se
     plain = PlainEvents(PlainState(client, prefix), runs, project_settings) if own_fit else None
     way = EventWay(state, runs, project_settings, time.time, first=plain)
 
+    media = make_media(settings, state)
+
     def make(uid: str, label_config: str) -> TrainingBackend:
-        return model_class(uid.partition(".")[0], label_config)
+        return model_class(uid.partition(".")[0], label_config).fetching(media.of(uid))
 
     return Services(
         settings=settings,
@@ -305,4 +312,24 @@ def make_services(settings: Settings, *, timeout_s: float = WEB_TIMEOUT_S) -> Se
         model_class=model_class,
         backend=model_class(on_event=way.handle),
         server=PredictionServer(registry, make, client, prefix=prefix, models=settings.max_models),
+        media=media,
     )
+
+
+def make_media(settings: Settings, state: State) -> Media:
+    """What fetches media; it opens no connection before the first file."""
+    url, key = settings.label_studio_url, settings.label_studio_api_key
+    opened: list[LabelStudioApi] = []
+
+    def authorization(renew: bool) -> Mapping[str, str]:
+        from ml_backend.label_studio import LabelStudioApi  # noqa: PLC0415 - an HTTP client, which few web processes need
+
+        if url is None or key is None:
+            raise SettingsError(settings.missing_for_label_studio[0], "is not set")
+        if not opened:
+            opened.append(LabelStudioApi(url, key.get_secret_value(), timeout_s=20.0, patience_s=0.0))
+        return opened[0].authorization(renew=renew)
+
+    listed = [one for one in settings.media_hosts.split(",") if one.strip()]
+    cache = Cache(settings.data_dir.absolute() / "media", settings.media_cache, state.tasks_alive)
+    return Media(Hosts(url, listed), cache, authorization)

@@ -19,11 +19,18 @@ RefitError
 │   ├── VersionCorrupt       a file is missing, cut short or tampered with
 │   ├── PromotionRefused     what serves may not be moved as asked                   (HTTP 409)
 │   └── StoreUnavailable
+├── MediaError               a task's file that cannot be had; a `LookupError` too
 └── LabelStudioError         Label Studio's API
     ├── LabelStudioUnreachable
     ├── LabelStudioRefused   it answered with an error status
     └── WrongToken           the key is refused, or of a kind that this installation does not take
 """
+
+from __future__ import annotations
+
+from typing import Literal
+
+_LONGEST_URL_SHOWN = 200
 
 
 class RefitError(Exception):
@@ -123,6 +130,26 @@ class PromotionRefused(RegistryError):
 
 class StoreUnavailable(RegistryError):
     """The version store cannot be read or written."""
+
+
+MediaErrorKind = Literal[
+    "not_media", "host_not_allowed", "not_configured", "not_found", "refused", "too_large", "unreachable"
+]
+
+
+class MediaError(RefitError, LookupError):
+    """The file behind a task's value cannot be had. ``kind`` is for programs, ``reason`` one sentence for people.
+
+    ``not_media``: the value is no URL; ``host_not_allowed``: neither Label Studio nor listed; ``not_configured``: a
+    setting is missing; ``not_found``, ``refused``, ``too_large``, ``unreachable``: what came of asking.
+    """
+
+    def __init__(self, kind: MediaErrorKind, reason: str, url: str) -> None:
+        self.kind = kind
+        self.reason = reason
+        self.url = url
+        shown = url.partition("?")[0][:_LONGEST_URL_SHOWN]  # a query may hold a signature
+        super().__init__(f"{shown!r} cannot be fetched: {reason}")
 
 
 class LabelStudioError(RefitError):

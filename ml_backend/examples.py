@@ -6,14 +6,17 @@ import abc
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-if TYPE_CHECKING:
-    from pathlib import Path
+from ml_backend.errors import MediaError
 
+if TYPE_CHECKING:
     from ml_backend.label_config import Control
 
 JsonObject = dict[str, Any]
+Fetch = Callable[[JsonObject, str], Path]
+"""Brings the file behind a URL of a task to this machine. Raises `MediaError`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +41,7 @@ class Example:
 
     task: JsonObject
     annotations: tuple[LabelledAnnotation, ...]
-    fetch: Callable[[JsonObject, str], Path] | None = field(default=None, repr=False, compare=False)
+    fetch: Fetch | None = field(default=None, repr=False, compare=False)
 
     @property
     def id(self) -> int:
@@ -63,10 +66,11 @@ class Example:
         return value_of(self.task, key)
 
     def path(self, key: str) -> Path:
-        """The local file behind the media URL under ``key``, fetched if needed; `LookupError` where it cannot."""
-        if self.fetch is None:
-            raise LookupError("this training set cannot fetch media")
-        return self.fetch(self.task, str(self.value(key)))
+        """The local file behind the media URL under ``key``, fetched if needed. It stays as long as the run.
+
+        Raises `MediaError`, a `LookupError` whose ``kind`` says why.
+        """
+        return media_path(self.fetch, self.task, key)
 
     def results(self, control: str | None = None) -> list[JsonObject]:
         """The regions of all annotations, raw, of one control tag or of all."""
@@ -139,6 +143,16 @@ def value_of(task: Mapping[str, Any], key: str) -> Any:  # noqa: ANN401 - task d
         else:
             return None
     return found
+
+
+def media_path(fetch: Fetch | None, task: JsonObject, key: str) -> Path:
+    """The local file behind the URL in a task's data under ``key``. Raises `MediaError`."""
+    url = value_of(task, key)
+    if not isinstance(url, str) or not url:
+        raise MediaError("not_media", f"the task's data has no URL under {key!r}", url if isinstance(url, str) else "")
+    if fetch is None:
+        raise MediaError("not_configured", "nothing here fetches media: start the model with ml-backend", url)
+    return fetch(task, url)
 
 
 class TrainingSet(abc.ABC):

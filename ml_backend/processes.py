@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("ml_backend")
 
 QUEUES = ("train", "sync", "predict")
+MEDIA_EVERY_S = 30.0
+"""How soon the cached files of what was deleted in Label Studio go."""
 
 
 def web(settings: Settings) -> None:
@@ -57,12 +59,16 @@ def clock(settings: Settings) -> None:
     services = make_services(settings, timeout_s=PATIENT_TIMEOUT_S)
     ticking, syncs = services.clock(), services.syncs()
     away = started = False
+    sweep_at = 0.0
     while not stop.wait(settings.tick):
         try:
             if not started:
                 syncs.start_up(time.time())
                 started = True
             ticking.tick(time.time())
+            if time.monotonic() >= sweep_at:
+                sweep_at = time.monotonic() + MEDIA_EVERY_S
+                services.media.sweep()
             if away:
                 log.warning("clock: Redis answers again")
             away = False

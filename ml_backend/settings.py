@@ -208,6 +208,13 @@ class Settings(BaseSettings):
         "events",
         description="When a class's own fit is called: for each annotation event, or when the policy says so.",
     )
+    media_cache: int = Field(
+        5 * 1024**3, ge=1024**2, description="Bytes that fetched media may take in the data folder; also a file's most."
+    )
+    media_hosts: str = Field(
+        "",
+        description="Hosts that media are fetched from beside Label Studio's: images.example.com,10.0.0.7:9000.",
+    )
     keep_versions: int = Field(10, ge=1, description="Versions kept of each project, beside those in use.")
     retrain: RetrainSettings = RetrainSettings()
     promote: PromoteSettings = PromoteSettings()

@@ -74,7 +74,7 @@ def test_a_path_is_fetched_by_what_stands_in_the_task_data() -> None:
 
 
 def test_without_a_fetcher_a_path_is_a_lookup_error() -> None:
-    with pytest.raises(LookupError, match="cannot fetch media"):
+    with pytest.raises(LookupError, match="nothing here fetches media"):
         example().path("text")
 
 

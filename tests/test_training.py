@@ -323,3 +323,32 @@ def test_what_a_killed_attempt_left_in_the_work_folder_is_removed_by_the_next_ru
     annotate(services, *range(1, 13))
     run(services, trainer)
     assert [one.name for one in work.iterdir()] == ["77-1795333883-1-1"]
+
+
+class Looking(CountingModel):
+    """Reads each task's file, in training, when it is compared, and where it predicts."""
+
+    def train(self, data: Any, run: Any) -> dict[str, float] | None:
+        assert [example.path("$file").read_text() for example in data] == ["a file"] * len(data)
+        assert all(path.is_relative_to(run.directory.parent) for path in [example.path("file") for example in data])
+        return super().train(data, run)
+
+    def predict(self, tasks: list[dict[str, Any]], context: dict[str, Any] | None = None, **kwargs: Any) -> Any:
+        assert all(self.path(task, "file").read_text() == "a file" for task in tasks)
+        return super().predict(tasks, context, **kwargs)
+
+
+def test_a_run_has_its_tasks_files_and_leaves_none_behind(services: Services, tmp_path: Path) -> None:
+    for number in range(1, 161):
+        label = "good" if number % 2 else "bad"
+        region = {"from_name": "mood", "to_name": "text", "type": "choices", "value": {"choices": [label]}}
+        when = CREATED_US + number * 1_000_000
+        data = {"text": f"a {label} thing", "file": "data:,a%20file"}
+        written = Annotation(number, number, [region], created_at_us=when, updated_at_us=when)
+        task = Task(number, data, when, when)
+        services.state.record(AnnotationsWritten("ANNOTATION_CREATED", PROJECT, (written,), (task,)), time.time())
+    trainer = services.trainer()
+    trainer._make_model = lambda uid, config, params: Looking(uid, config, extra_params=params)
+    done = run(services, trainer)
+    assert (done.status, services.registry.serving(UID).manifest.metrics.compared_on) == ("succeeded", 32)
+    assert not list((services.settings.data_dir / "work").rglob("*.*"))

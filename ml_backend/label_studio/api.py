@@ -96,6 +96,10 @@ class LabelStudioApi:
         """Label Studio's own clock at its last answer, in microseconds, cut to seconds; None where it did not say."""
         return self._transport.time_us
 
+    def authorization(self, *, renew: bool = False) -> dict[str, str]:
+        """The header that Label Studio's own files ask for. Send it to ``base_url`` only, and across no redirect."""
+        return self._transport.authorization(renew=renew)
+
     def check(self) -> Identity:
         """Whom the key belongs to: the cheapest call that proves address and key."""
         who = self._transport.json("GET", "/api/current-user/whoami")

@@ -155,6 +155,26 @@ class Transport:
                 f"{self._host} answered {path} with something else than JSON. {_IS_IT_ONE}"
             ) from None
 
+    def authorization(self, *, renew: bool = False) -> dict[str, str]:
+        """The header that proves who asks; exchanges a personal access token when it must, or with ``renew``.
+
+        Raises `WrongToken`, `LabelStudioUnreachable`, `LabelStudioRefused` and `LabelStudioError`.
+        """
+        from label_studio_sdk.core.api_error import ApiError  # noqa: PLC0415 - see _send
+
+        if renew:
+            self._client = None
+        try:
+            return {"Authorization": self._wrapper().get_headers()["Authorization"]}
+        except ApiError as error:
+            raise WrongToken(refusal(self.token_kind, _detail_of(error.body))) from None
+        except ValueError:
+            raise LabelStudioError(f"{self._host} does not exchange personal access tokens. {_IS_IT_ONE}") from None
+        except httpx.TransportError as cause:
+            raise LabelStudioUnreachable(f"Label Studio at {self._host} cannot be reached: {cause}") from cause
+        except _TryAgainError as last:
+            raise last.error from last.__cause__
+
     def _attempt(self, call: _Call) -> httpx.Response:
         try:
             answer = self._send(call)
@@ -188,15 +208,9 @@ class Transport:
     def _send(self, call: _Call) -> httpx.Response:
         # Late: half a second and 38 MB, which only workers need to spend.
         from label_studio_sdk.core.api_error import ApiError  # noqa: PLC0415
-        from label_studio_sdk.core.client_wrapper import SyncClientWrapper  # noqa: PLC0415
 
         try:
-            client = self._client
-            if client is None:
-                client = self._client = SyncClientWrapper(
-                    api_key=self._key, base_url=self.base_url, httpx_client=self._http, timeout=self._timeout_s
-                )
-            return client.httpx_client.request(
+            return self._wrapper().httpx_client.request(
                 call.path,
                 method=call.method,
                 params=call.parameters,
@@ -210,6 +224,16 @@ class Transport:
         except ValueError:
             # The SDK reads the answer of a refused token exchange as JSON, whatever it is.
             raise LabelStudioError(f"{self._host} does not exchange personal access tokens. {_IS_IT_ONE}") from None
+
+    def _wrapper(self) -> SyncClientWrapper:
+        from label_studio_sdk.core.client_wrapper import SyncClientWrapper  # noqa: PLC0415 - see _send
+
+        client = self._client
+        if client is None:
+            client = self._client = SyncClientWrapper(
+                api_key=self._key, base_url=self.base_url, httpx_client=self._http, timeout=self._timeout_s
+            )
+        return client
 
     def _look_at(self, answer: httpx.Response) -> None:
         """Sees every answer, those too that the SDK takes for itself."""

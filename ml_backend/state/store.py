@@ -29,7 +29,7 @@ from ml_backend.state.project import ProjectState, project_state
 from ml_backend.state.reading import Snapshot, StoredTask, stored_tasks
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Collection, Iterator, Sequence
 
     import redis
     from redis.commands.core import Script
@@ -201,6 +201,26 @@ class State:
         """The label config that the last training saw, as XML; empty before one."""
         with answering():
             return (cast("bytes | None", self._redis.get(self._keys.of(uid, "trained-config"))) or b"").decode()
+
+    def tasks_alive(self, uid: str, ids: Collection[int]) -> dict[int, bool] | None:
+        """True for tasks in the training set, False for those whose deletion is remembered; others are missing.
+
+        None: the project was deleted, or is not known.
+        """
+        names = list(ids)
+        key = self._keys.of
+        with answering(), self._redis.pipeline(transaction=True) as pipe:
+            pipe.hmget(key(uid, "meta"), "uid", "deleted_at")
+            for one in names:
+                pipe.hexists(key(uid, "of-task"), str(one))
+            if names:
+                pipe.hmget(key(uid, "gone"), [f"t{one}" for one in names])
+            (known, deleted), *found = pipe.execute()
+        if known is None or deleted is not None:
+            return None
+        alive = {one: True for one, there in zip(names, found, strict=False) if there}
+        tombs = zip(names, found[-1], strict=True) if names else ()
+        return {one: False for one, tomb in tombs if tomb is not None and b"!" not in tomb} | alive
 
     # --- a run's view -----------------------------------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ml_backend.backend import TrainingBackend
-    from ml_backend.examples import Example, JsonObject
+    from ml_backend.examples import Example, Fetch, JsonObject
     from ml_backend.registry import Version
     from ml_backend.settings import PromoteSettings
     from ml_backend.training.snapshot import Line, Written
@@ -51,8 +51,10 @@ class Comparing:
         make_model: Callable[[], TrainingBackend],
         *,
         damaged: str | None = None,
+        fetch: Fetch | None = None,
     ) -> None:
-        """``parent`` is what serves; None when nothing does, or nothing that is whole: ``damaged`` says why then."""
+        """``parent`` is what serves; None when nothing does, or nothing that is whole: ``damaged`` says why then.
+        ``fetch`` brings the examples' media."""
         held = scores.held_out(written.lines)
         self.trained = tuple(line for line in written.lines if line.task not in held)
         seen = parent.manifest.trained_on_ids if parent is not None else frozenset[int]()
@@ -62,6 +64,7 @@ class Comparing:
         self._parent = parent
         self._make_model = make_model
         self._damaged = damaged
+        self._fetch = fetch
 
     def outcome(self, candidate: Path, incumbent: Path | None, settings: PromoteSettings) -> Outcome:
         """Load both versions and score them. An exception of the new one passes through: it blocks the promotion."""
@@ -110,7 +113,12 @@ class Comparing:
 
     def _data(self, model: TrainingBackend, lines: tuple[Line, ...]) -> FileTrainingSet:
         return FileTrainingSet(
-            self._written, lines, label_config=model.label_config, controls=model.controls, changed=None
+            self._written,
+            lines,
+            label_config=model.label_config,
+            controls=model.controls,
+            changed=None,
+            fetch=self._fetch,
         )
 
 

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
     from ml_backend.backend import TrainingBackend
     from ml_backend.event_way import ProjectSettings
+    from ml_backend.examples import Fetch
     from ml_backend.registry import Registry, Version
     from ml_backend.runs import Lease, Runs
     from ml_backend.state import State
@@ -96,7 +97,7 @@ class Run:
 class Trainer:
     """Carries out runs. One per worker process."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the composition root names each
         self,
         state: State,
         runs: Runs,
@@ -108,9 +109,11 @@ class Trainer:
         keep: Callable[[Lease], AbstractContextManager[Keeper]],
         before: Callable[[str], None] | None = None,
         promoted: Callable[[str, Version], None] | None = None,
+        media: Callable[[str, Path], Fetch] | None = None,
     ) -> None:
         """``work`` is where snapshots lie during a run; ``keep`` renews a lease; ``before`` brings the set up to date;
-        ``promoted`` is told of a new serving version (predictions are refreshed from there)."""
+        ``promoted`` is told of a new serving version (predictions are refreshed from there); ``media`` fetches a
+        project's files into a folder of the run."""
         self._state = state
         self._runs = runs
         self._registry = registry
@@ -120,6 +123,7 @@ class Trainer:
         self._keep = keep
         self._before = before
         self._promoted = promoted
+        self._media = media
 
     def run(self, uid: str, run_id: str, worker: str) -> None:
         """Carry out a run, if it is its turn; it ends with a reason, whatever happens. Raises only `Unavailable`."""
@@ -190,13 +194,17 @@ class Trainer:
             written = write(self._state.stored(uid, bulk_accepted=refit.bulk_accepted), directory / "examples.jsonl")
             if not written.lines:
                 raise NotTrainable(_nothing(written))
-        model = self._make_model(uid, snapshot.label_config, params)
+        fetch = self._media(uid, directory / "media") if self._media is not None else None
+
+        def make_model() -> TrainingBackend:
+            made = self._make_model(uid, snapshot.label_config, params)
+            return made if fetch is None else made.fetching(fetch)
+
+        model = make_model()
         if (why := model.check(snapshot.label_config)) is not None:
             raise NotTrainable(why)
         parent, previous, damaged = self._parent(uid)
-        comparing = Comparing(
-            written, parent, lambda: self._make_model(uid, snapshot.label_config, params), damaged=damaged
-        )
+        comparing = Comparing(written, parent, make_model, damaged=damaged, fetch=fetch)
         run = Run(
             directory=files,
             previous=previous,
@@ -211,6 +219,7 @@ class Trainer:
             label_config=snapshot.label_config,
             controls=model.controls,
             changed=snapshot.changed if parent is not None else None,
+            fetch=fetch,
         )
         with self._phase(attempt, "train", 0.05):
             own = model.train(data, run) or {}

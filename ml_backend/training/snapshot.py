@@ -10,9 +10,10 @@ import orjson
 from ml_backend.examples import Example, LabelledAnnotation, TrainingSet
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
+    from ml_backend.examples import Fetch
     from ml_backend.label_config import Control
     from ml_backend.state.store import StoredTask
 
@@ -74,7 +75,7 @@ class FileTrainingSet(TrainingSet):
         label_config: str,
         controls: tuple[Control, ...],
         changed: frozenset[int] | None,
-        fetch: Callable[[dict[str, Any], str], Path] | None = None,
+        fetch: Fetch | None = None,
     ) -> None:
         self._path = written.path
         self._lines = lines

@@ -177,6 +177,12 @@ class Driver:
         answer = self.call("POST", f"/api/projects/{project}/import", params={"return_task_ids": 1}, json=list(tasks))
         return answer["task_ids"]
 
+    def upload(self, project: int, name: str, content: bytes) -> list[int]:
+        """Import a file, as dropped onto the page; the tasks it became."""
+        before = {task["id"] for task in self.tasks(project)}
+        self.call("POST", f"/api/projects/{project}/import", files={name: (name, content)})
+        return [task["id"] for task in self.tasks(project) if task["id"] not in before]
+
     def task(self, task: int) -> JsonObject:
         """The task with its annotations and predictions, as the labeling page gets it."""
         return self.call("GET", f"/api/tasks/{task}/")
