@@ -330,6 +330,10 @@ def make_media(settings: Settings, state: State) -> Media:
             opened.append(LabelStudioApi(url, key.get_secret_value(), timeout_s=20.0, patience_s=0.0))
         return opened[0].authorization(renew=renew)
 
+    def close() -> None:
+        while opened:
+            opened.pop().close()
+
     listed = [one for one in settings.media_hosts.split(",") if one.strip()]
     cache = Cache(settings.data_dir.absolute() / "media", settings.media_cache, state.tasks_alive)
-    return Media(Hosts(url, listed), cache, authorization)
+    return Media(Hosts(url, listed), cache, authorization, closing=close)
