@@ -110,7 +110,6 @@ class Media:
             try:
                 self._ask(Address(address.otherwise, with_key=True), path, url)
             except MediaError:
-                # Label Studio 1.23 answers 500 there where it keeps uploads on its own disk.
                 raise error from None
 
     def _ask(self, address: Address, path: Path, url: str) -> None:
