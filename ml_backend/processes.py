@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("ml_backend")
 
+PRIVATE = 0o077
+"""The umask of every process: what they write (training sets, models, logs) is its owner's alone."""
 QUEUES = ("train", "sync", "predict")
 MEDIA_EVERY_S = 30.0
 """How soon the cached files of what was deleted in Label Studio go."""
@@ -96,6 +98,7 @@ def plain(settings: Settings, descriptor: int) -> None:
 
 def main(argv: list[str]) -> int:
     """Run one process; 78 tells the supervisor that trying again would end the same way."""
+    os.umask(PRIVATE)
     try:
         settings = Settings.from_environment(os.environ)
         set_up_logs(settings.log_level)

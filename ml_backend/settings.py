@@ -270,6 +270,15 @@ class Settings(BaseSettings):
         return tuple(name for name, value in given.items() if value is None)
 
     @property
+    def label_studio_shown(self) -> str | None:
+        """Label Studio's address for people to read: without a login that may stand in it."""
+        if self.label_studio_url is None:
+            return None
+        scheme, _, rest = self.label_studio_url.partition("://")
+        host, slash, path = rest.partition("/")
+        return f"{scheme}://{host.rpartition('@')[2]}{slash}{path}"
+
+    @property
     def store_url(self) -> str:
         """Where versions lie."""
         return self.store or str(self.data_dir / "versions")

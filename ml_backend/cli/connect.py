@@ -114,7 +114,7 @@ def _need_a_web_process(services: Services) -> None:
 
 def _greet(console: Console, services: Services, who: Identity) -> None:
     release = f" {who.release}" if who.release else ""
-    host = urlsplit(services.settings.label_studio_url or "").netloc
+    host = urlsplit(services.settings.label_studio_shown or "").netloc
     console.print(f"Label Studio{release} at {host}: {escape(who.email)}, {_KINDS[who.token_kind]}", style="dim")
 
 

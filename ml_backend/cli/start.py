@@ -17,6 +17,7 @@ from ml_backend.connecting.addresses import with_login
 from ml_backend.embedded import PrivateValkey
 from ml_backend.errors import SettingsError
 from ml_backend.logs import set_up_logs
+from ml_backend.processes import PRIVATE
 from ml_backend.sources import locate
 from ml_backend.supervisor import ProcessSpec, Supervisor
 
@@ -81,6 +82,7 @@ def _run(settings: Settings, specs: list[ProcessSpec], credentials: tuple[str, s
         keep_address(settings)
         _greet(settings, credentials)
 
+    os.umask(PRIVATE)
     return Supervisor(specs, log, on_ready=ready).run()
 
 

@@ -150,7 +150,7 @@ class JsonApi:
         """See `CALLS`, as for all below."""
         settings = self._services.settings
         model = self._services.model_class.__name__
-        return system_view(__version__, model, settings.label_studio_url, self._services.jobs())
+        return system_view(__version__, model, settings.label_studio_shown, self._services.jobs())
 
     def projects(self) -> views.View:
         """Every project."""
