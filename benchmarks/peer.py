@@ -63,11 +63,18 @@ def _version(name: str) -> str:
 class Peer(Server):
     """1.0.9 under gunicorn with 2 processes of 8 threads, as ours; with ``redis_port`` in its RQ mode.
 
-    Its model is trained on ``rows``; with none it can handle events only.
+    Its model is trained on ``rows``; with none it can handle events only. ``own_server``: as its own command
+    ``label-studio-ml start`` runs it, on Flask's development server.
     """
 
     def __init__(
-        self, where: Path, rows: Sequence[tuple[str, str]], config: str, redis_port: int | None = None
+        self,
+        where: Path,
+        rows: Sequence[tuple[str, str]],
+        config: str,
+        redis_port: int | None = None,
+        *,
+        own_server: bool = False,
     ) -> None:
         python, home = interpreter(), Path(tempfile.mkdtemp(prefix="peer-", dir=where))
         (home / "rows.json").write_text(json.dumps(list(rows)))
@@ -82,6 +89,8 @@ class Peer(Server):
         port = free_port()
         argv = [str(python), "-W", "ignore", "-m", "gunicorn", "--workers", "2", "--threads", "8", "--timeout", "120"]
         argv += ["--keep-alive", "75", "--bind", f"127.0.0.1:{port}", "--log-level", "critical", "peer_model:app"]
+        if own_server:
+            argv = [str(python), "-W", "ignore", "-c", f"from peer_model import app; app.run('127.0.0.1', {port})"]
         super().__init__(argv, port, home / "peer.log", told)
         try:
             # Each of its processes has to be told of the project before it predicts.

@@ -79,16 +79,17 @@ def measured(chosen: Options) -> list[Row]:
             with bare(where, "benchmarks.bare:app", told) as other:
                 rows += compare(chosen, ours, other, texts)
         if chosen.wants("peer"):
-            with Peer(where, questions.train[:size], ours.config) as peer:
-                body = predict_body(texts[:1], ours.config)
-                length_s = 0.2 if chosen.short else 2.0
-                measures = {
-                    "ours": tasks_per_second(ours.port, body, 1, length_s),
-                    "peer": tasks_per_second(peer.port, body, 1, length_s),
-                }
-                found = alternate(chosen.rounds, **measures)
-                what = "/predict, 1 task a request, beside label-studio-ml 1.0.9"
-                rows.append(compared(what, found["ours"], found["peer"], "tasks/s", at_least=4))
+            for own_server, how in ((False, "under our gunicorn"), (True, "as its own command runs it")):
+                with Peer(where, questions.train[:size], ours.config, own_server=own_server) as peer:
+                    body = predict_body(texts[:1], ours.config)
+                    length_s = 0.2 if chosen.short else 2.0
+                    measures = {
+                        "ours": tasks_per_second(ours.port, body, 1, length_s),
+                        "peer": tasks_per_second(peer.port, body, 1, length_s),
+                    }
+                    found = alternate(chosen.rounds, **measures)
+                    what = f"/predict, 1 task a request, beside label-studio-ml 1.0.9 {how}"
+                    rows.append(compared(what, found["ours"], found["peer"], "tasks/s", at_least=4))
     return rows
 
 

@@ -2,7 +2,7 @@
 
 Annotations go to a project with the backend and to an equal one without: at rest, while a run trains (it takes a whole
 core for as long as it lasts), and while the predictions of a new version are sent.
-Usage: python -m benchmarks.submit [--json] [--short] [--rounds N] [--only rest|training|refreshing]
+Usage: python -m benchmarks.submit [--json] [--short] [--rounds N] [--only rest|training|refreshing|0|5000]
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from benchmarks.common import Options, Row, compared, environment, folder, options, report
 from benchmarks.http import BURNER
@@ -26,10 +26,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+T = TypeVar("T")
+
 LABELS = ("good", "bad")
 SIZES = (0, 5_000)
 REFRESHED = 1_000
-PARTS = ("rest", "training", "refreshing")
+KINDS = ("rest", "training", "refreshing")
+PARTS = (*KINDS, *map(str, SIZES))
 GOALS = {"rest": 1.25, "training": 1.25, "refreshing": 1.5}
 SAID = {"rest": "at rest", "training": "while a run trains", "refreshing": "while predictions are refreshed"}
 
@@ -177,10 +180,15 @@ def measured(chosen: Options, label_studio: RealLabelStudio, where: Path) -> lis
     times = 4 if chosen.short else 10 * chosen.rounds
     rows = []
     with Driver(label_studio.base_url, label_studio.personal_token) as person:
-        for size in (5,) if chosen.short else SIZES:
+        for size in (5,) if chosen.short else _chosen(SIZES, chosen):
             one = Measurement(person, label_studio, where, size=size, times=times)
-            rows += [one.row(part) for part in PARTS if chosen.wants(part)]
+            rows += [one.row(kind) for kind in _chosen(KINDS, chosen)]
     return rows
+
+
+def _chosen(all_of: tuple[T, ...], chosen: Options) -> list[T]:
+    """Those that ``--only`` names, all where it names none."""
+    return [one for one in all_of if str(one) in chosen.only] or list(all_of)
 
 
 def main() -> None:

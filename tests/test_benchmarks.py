@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from benchmarks import http, memory, peer, predict, soak, submit, versions
+from benchmarks import active_learning, http, memory, peer, predict, scale, soak, submit, versions
 from benchmarks.common import Options, Row, alternate, compared, report, single
 
 if TYPE_CHECKING:
@@ -64,6 +64,20 @@ def test_a_soak_of_seconds_loses_nothing_and_counts_right() -> None:
 
 def test_what_an_annotator_feels_of_submit(label_studio: RealLabelStudio, tmp_path: Path) -> None:
     assert_measured(submit.measured(only("rest"), label_studio, tmp_path))
+
+
+def test_whether_active_learning_pays() -> None:
+    assert_measured(active_learning.rows(active_learning.measured(SHORT)))
+
+
+def test_with_how_many_labels_a_curve_reaches_an_accuracy() -> None:
+    assert active_learning.reached({100: 0.5, 200: 0.7, 300: 0.8}, 0.6) == pytest.approx(150)
+    assert active_learning.reached({100: 0.5, 200: 0.7}, 0.4) == 100
+    assert active_learning.reached({100: 0.5, 200: 0.7}, 0.9) is None
+
+
+def test_more_processes_on_one_redis() -> None:
+    assert_measured(scale.measured(SHORT))
 
 
 def test_rounds_alternate_forwards_and_backwards() -> None:
