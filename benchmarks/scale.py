@@ -36,7 +36,7 @@ def events(chosen: Options) -> list[Row]:
     with contextlib.ExitStack() as stack:
         where = stack.enter_context(folder())
         redis, pid = stack.enter_context(valkey(where / "valkey"))
-        for count in COUNTS[:2] if chosen.short else COUNTS:
+        for count in COUNTS[:1] if chosen.short else COUNTS:
             rates, web_us, redis_us = [], [], []
             (where / str(count)).mkdir()
             with serve(where / str(count), redis.url, more={**NO_TRAINING, "WORKERS": str(count)}) as server:
