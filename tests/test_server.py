@@ -19,16 +19,16 @@ import pytest
 
 from ml_backend.errors import SettingsError
 from ml_backend.supervisor import HOPELESS
-from ml_backend.web import connections
+from ml_backend.web import client_socket
 from ml_backend.web.server import listen
 
 PROGRAM = """
 import hashlib, os, resource, sys, time
-from ml_backend.web import connections, server
+from ml_backend.web import client_socket, server
 if {descriptors}:
     resource.setrlimit(resource.RLIMIT_NOFILE, ({descriptors}, {descriptors}))
 if {impatient}:
-    connections._PATIENCE_S, connections._SLOWEST, server._RELEASE_S = 0.3, 10**9, 0.1
+    client_socket.PATIENCE_S, client_socket._SLOWEST, server._RELEASE_S = 0.3, 10**9, 0.1
 def make_app():
     made_in = os.getpid()
     def app(environ, start_response):
@@ -427,11 +427,11 @@ def test_it_serves_as_many_at_once_as_it_has_threads(web: Web) -> None:
 
 def test_reading_ahead_limits_what_is_kept() -> None:
     ours, theirs = socket.socketpair()
-    with connections.ClientSocket(ours) as client, theirs:
+    with client_socket.ClientSocket(ours) as client, theirs:
         client.setblocking(False)
         theirs.setblocking(False)
         theirs.send(b"POST / HTTP/1.1\r\nContent-Length: 10000000\r\n\r\n")
         kept = 0
-        while client.read_ahead() is connections.Ahead.MORE:
+        while client.read_ahead() is client_socket.Ahead.MORE:
             kept += theirs.send(b"x" * 50_000)
         assert kept < 300_000

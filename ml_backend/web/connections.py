@@ -13,185 +13,30 @@ What it cannot do: end a request on which the application itself works for ever;
 deadlines. Plain HTTP/1.1 only: TLS belongs to a proxy in front.
 """
 
-import enum
 import errno
-import re
 import selectors
 import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from gunicorn.workers.gthread import TConn, ThreadWorker
 
+from ml_backend.web import client_socket
+from ml_backend.web.client_socket import Ahead, ClientSocket
 from ml_backend.web.threads import Threads
 
-if TYPE_CHECKING:
-    from _typeshed import ReadableBuffer
-
-_READ_AHEAD = 128 * 1024
-_LONGEST_HEAD = 64 * 1024
-_PATIENCE_S = 20.0
-_SLOWEST = 64 * 1024  # bytes per second
 _LINGER_S, _MOST_LINGERING = 10.0, 200
 _STOP_S = 2.0
 _COMPLAIN_EVERY_S = 10.0
 _HEARTBEAT_S = 1.0
-_HEAD_END = b"\r\n\r\n"
-_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,15})[ \t]*\r\n", re.IGNORECASE)
+_HESITATION_S, _MOST_HESITATIONS = 0.0003, 4
 _NO_DESCRIPTORS = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 _NOBODY_THERE = {errno.EAGAIN, errno.EWOULDBLOCK, errno.ECONNABORTED}
-_UNTOLD = re.compile(rb"\r\n(?:transfer-encoding|expect):", re.IGNORECASE)
-
-
-class Ahead(enum.Enum):
-    """What reading ahead has come to."""
-
-    MORE = "more has to come before a thread is of use"
-    WHOLE = "a thread can go on without waiting"
-    LONG = "a thread can go on, but may have to wait for the rest of the body"
-    TOO_LONG = "a head without end"
-    GONE = "the client hung up"
-
-
-class ClientSocket(socket.socket):
-    """A client's socket that was read ahead, and whose blocking reads and writes end when the client is too slow."""
-
-    def __init__(self, accepted: socket.socket) -> None:
-        super().__init__(accepted.family, accepted.type, accepted.proto, fileno=accepted.detach())
-        super().setblocking(False)
-        self._ahead = bytearray()
-        self._given = 0
-        self.begin()
-
-    def setblocking(self, flag: bool, /) -> None:
-        """Nothing: what may wait here waits as long as it decides itself.
-
-        Gunicorn asks for this and for timeouts six times a request; each is a system call that lets go of the
-        interpreter, which another thread is waiting for.
-        """
-
-    def settimeout(self, value: float | None, /) -> None:
-        """Nothing either."""
-
-    def begin(self) -> None:
-        """A new request: what is left of the bytes read ahead belongs to it."""
-        del self._ahead[: self._given]
-        self._given = 0
-        self._scanned = 0
-        self._wanted: int | None = None  # bytes to read ahead, once the head is there
-        self._whole = False  # whether they are all of the request
-        self._moved, self._waited = 0, 0.0
-        self._answered = False
-
-    @property
-    def unserved(self) -> bool:
-        """Whether bytes that were read ahead have not been read yet."""
-        return self._given < len(self._ahead)
-
-    def read_ahead(self) -> Ahead:
-        """Take what has arrived, without waiting."""
-        if self._ahead and (ahead := self._come_to()) is not Ahead.MORE:
-            return ahead
-        try:
-            data = super().recv(_READ_AHEAD)
-        except BlockingIOError:
-            return Ahead.MORE
-        except OSError:
-            return Ahead.GONE
-        if not data:
-            return Ahead.GONE
-        self._ahead += data
-        return self._come_to()
-
-    def _come_to(self) -> Ahead:
-        if self._enough():
-            return Ahead.WHOLE if self._whole else Ahead.LONG
-        return Ahead.TOO_LONG if self._wanted is None and len(self._ahead) > _LONGEST_HEAD else Ahead.MORE
-
-    def _enough(self) -> bool:
-        if self._wanted is None:
-            end = self._ahead.find(_HEAD_END, max(0, self._scanned - len(_HEAD_END)))
-            self._scanned = len(self._ahead)
-            if end < 0:
-                return False
-            head = self._ahead[: end + len(_HEAD_END)]
-            length = _LENGTH.search(head)
-            # Of a body that does not tell its length, or waits to be invited, the thread takes care.
-            told = not _UNTOLD.search(head)
-            whole = len(head) + (int(length[1]) if length is not None and told else 0)
-            self._wanted = min(whole, max(len(head), _READ_AHEAD))
-            self._whole = told and self._wanted == whole
-        return len(self._ahead) >= self._wanted
-
-    def recv(self, bufsize: int, flags: int = 0, /) -> bytes:
-        """What was read ahead, else what the client sends in time.
-
-        Raises ``ConnectionResetError`` when it is too slow, ``TimeoutError`` for what is missing of the body of a
-        request that has its answer already.
-        """
-        if self.unserved:
-            data = bytes(self._ahead[self._given : self._given + bufsize])
-            self._given += len(data)
-            return data
-        try:
-            with self._at_most(0 if self._answered else self._patience()):
-                data = super().recv(bufsize, flags)
-        except (TimeoutError, BlockingIOError):
-            if self._answered:
-                raise TimeoutError("not waiting for the body of an answered request") from None
-            raise ConnectionResetError(errno.ECONNRESET, "the request comes too slowly") from None
-        self._moved += len(data)
-        return data
-
-    def sendall(self, data: "ReadableBuffer", flags: int = 0, /) -> None:
-        """Send all of it; raises ``BrokenPipeError`` when the client does not take it in time."""
-        if not self._answered:
-            self._answered, self._moved, self._waited = True, 0, 0.0
-        rest = memoryview(data).cast("B")
-        self._moved += rest.nbytes
-        with suppress(BlockingIOError):
-            # Nearly every answer fits into the socket's buffer.
-            rest = rest[self.send(rest, flags) :]
-        if not rest.nbytes:
-            return
-        try:
-            with self._at_most(self._patience()):
-                super().sendall(rest, flags)
-        except (TimeoutError, BlockingIOError):
-            raise BrokenPipeError(errno.EPIPE, "the answer is taken too slowly") from None
-
-    def ended(self) -> bool:
-        """Whether the client hung up; what it still sends is thrown away."""
-        try:
-            return not super().recv(_READ_AHEAD)
-        except BlockingIOError:
-            return False
-        except OSError:
-            return True
-
-    def refuse(self, status: str) -> None:
-        """Send an answer without a body, if that works at once."""
-        with suppress(OSError):
-            self.send(f"HTTP/1.1 {status}\r\nConnection: close\r\nContent-Length: 0\r\n\r\n".encode())
-
-    def _patience(self) -> float:
-        return _PATIENCE_S + self._moved / _SLOWEST - self._waited
-
-    @contextmanager
-    def _at_most(self, seconds: float) -> Iterator[None]:
-        begun = time.monotonic()
-        super().settimeout(max(seconds, 0.0))
-        try:
-            yield
-        finally:
-            self._waited += time.monotonic() - begun
-            super().settimeout(0.0)
 
 
 class Connection(TConn):  # type: ignore[misc]  # gunicorn has no types
@@ -235,6 +80,7 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no type
         self._reading: dict[Connection, float] = {}  # since when, oldest first
         self._queue: deque[Connection] = deque()  # requests with long bodies that wait for a thread,
         self._long: set[Connection] = set()  # and those that have one
+        self._lent: set[Connection] = set()  # all that have a thread
         self._lingering: dict[ClientSocket, float] = {}
         self._complained = self._notified = float("-inf")
         self._keeping = threading.RLock()  # for `keepalived_conns` and the poller's part in it
@@ -255,6 +101,7 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no type
         try:
             keep = self.handle(conn)
         finally:
+            self._lent.discard(conn)
             if not (keep and self._kept(conn)):
                 self.method_queue.defer(self.finish_request, conn, Answered(keep))
 
@@ -296,6 +143,10 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no type
 
     def accept(self, listener: socket.socket) -> None:
         """Take a new connection; too few file descriptors are no reason to end the process."""
+        if self.cfg.workers > 1 and (busy := len(self._reading) + len(self._lent)):
+            # A process with nothing to do is to have it: whoever is awake is always the fastest, and a connection that
+            # is kept alive stays where it is.
+            time.sleep(_HESITATION_S * min(busy, _MOST_HESITATIONS))
         try:
             accepted, address = listener.accept()
         except OSError as error:
@@ -331,6 +182,7 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no type
 
     def _go_on(self, conn: Connection, ahead: Ahead) -> None:
         if ahead is Ahead.WHOLE:
+            self._lent.add(conn)
             self.tpool.hand(partial(self._answer, conn))
             return
         if ahead is Ahead.LONG:
@@ -346,6 +198,7 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no type
         while self._queue and len(self._long) < max(1, self.cfg.threads // 2):
             conn = self._queue.popleft()
             self._long.add(conn)
+            self._lent.add(conn)
             self.tpool.hand(partial(self._answer, conn))
 
     def _stop_reading(self, conn: Connection) -> None:
@@ -389,7 +242,9 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no type
             self._notified = now
             super().notify()
         for conn, since in list(self._reading.items()):
-            if now - since > (_PATIENCE_S if self.alive else _STOP_S) or not (self.alive or conn.sock.unserved):
+            if now - since > (client_socket.PATIENCE_S if self.alive else _STOP_S) or not (
+                self.alive or conn.sock.unserved
+            ):
                 self._give_up(conn)
         for client, since in list(self._lingering.items()):
             if now - since <= _LINGER_S:
