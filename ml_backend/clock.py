@@ -10,6 +10,7 @@ from ml_backend import policy
 from ml_backend.errors import BadInput, Unavailable
 from ml_backend.event_way import CLICK
 from ml_backend.label_config import outdated, parse_label_config
+from ml_backend.state.due import FARTHEST_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -23,8 +24,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-IDLE_S = 600.0
-"""How often a project is looked at when nothing asks for it."""
+IDLE_S = FARTHEST_S
 
 
 class Considering(Protocol):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from ml_backend.settings import RetrainSettings
 
 DAY_S = 86400.0
+SKEW_S = 60.0
+"""How far the clocks of machines may differ; what lies further ahead was written by a clock that was wrong."""
 FAILURE_BACKOFF_S = 5.0
 LONGEST_BACKOFF_S = 3600.0
 
@@ -94,6 +96,8 @@ def progress(state: TrainingState, settings: RetrainSettings) -> tuple[int, int]
 
 def decide(state: TrainingState, settings: RetrainSettings, now: float) -> Decision:
     """Whether to train now, by the project's own changes. *Start Training* does not come through here."""
+    if max(state.last_change_at or 0.0, state.threshold_at or 0.0, state.last_ended_at or 0.0) > now + SKEW_S:
+        state = _by_this_clock(state, now)
     if state.seq <= state.attempted_seq and not state.outdated and not state.failures:
         return Ignore("nothing changed since the last training")
     met = _threshold(state, settings, now)
@@ -108,6 +112,25 @@ def decide(state: TrainingState, settings: RetrainSettings, now: float) -> Decis
         if hold is not None:
             return Wait(f"{met}; {hold.reason}", hold.until, reached=True)
     return Train(met)
+
+
+def _by_this_clock(state: TrainingState, now: float) -> TrainingState:
+    """The state without moments that lie ahead: they are of a clock that was wrong, and nothing is to wait for them.
+
+    Such a moment counts as long past. Clocks of machines that share a Redis may differ by `SKEW_S`.
+    """
+
+    def past(at: float | None) -> float | None:
+        return at if at is None or at <= now + SKEW_S else now - DAY_S
+
+    first = state.first_change_at
+    return replace(
+        state,
+        first_change_at=first if first is None or first <= now + SKEW_S else now,
+        last_change_at=past(state.last_change_at),
+        threshold_at=past(state.threshold_at),
+        last_ended_at=past(state.last_ended_at),
+    )
 
 
 def is_click(counters: Counters | None, min_annotations: int | None) -> bool:

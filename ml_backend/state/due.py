@@ -12,9 +12,15 @@ if TYPE_CHECKING:
 CLAIM_S = 30.0
 """A clock that dies after its claim delays the project by this much, where nothing shorter is asked for."""
 
-# KEYS 1 <prefix>due; ARGV 1 now, 2 claim until, 3 how many. Returns the uids whose time has come, pushed to the claim.
+FARTHEST_S = 600.0
+"""How often a project is looked at when nothing asks for it."""
+_SKEW_S = 60.0
+
+# KEYS 1 <prefix>due; ARGV 1 now, 2 claim until, 3 how many, 4 later than any time that a right clock sets.
+# Returns the uids whose time has come, pushed to the claim. A time beyond ARGV 4 is of a clock that was ahead.
 _CLAIM = """
 local due = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', ARGV[1], 'LIMIT', 0, ARGV[3])
+if #due == 0 then due = redis.call('ZRANGEBYSCORE', KEYS[1], '(' .. ARGV[4], '+inf', 'LIMIT', 0, ARGV[3]) end
 for _, uid in ipairs(due) do redis.call('ZADD', KEYS[1], ARGV[2], uid) end
 return due
 """
@@ -35,7 +41,7 @@ class DueList:
     """The sorted set ``<prefix>due``: uid by the time (seconds) when it must be looked at again."""
 
     def __init__(self, client: redis.Redis, prefix: str = "mlb:", claim_s: float = CLAIM_S) -> None:
-        self._claim_s = claim_s
+        self.claim_s = claim_s
         self._key = f"{prefix}due"
         self._redis = client
         self._claim = client.register_script(_CLAIM)
@@ -48,9 +54,12 @@ class DueList:
 
     def claim(self, now: float, limit: int = 100) -> tuple[list[str], float]:
         """(uids whose time has come, the claim to settle them with)."""
-        claim = now + self._claim_s
+        claim = now + self.claim_s
+        farthest = now + FARTHEST_S + _SKEW_S
         with answering():
-            found = cast("list[bytes]", self._claim(keys=[self._key], args=[repr(now), repr(claim), limit]))
+            found = cast(
+                "list[bytes]", self._claim(keys=[self._key], args=[repr(now), repr(claim), limit, repr(farthest)])
+            )
         return [uid.decode() for uid in found], claim
 
     def settle(self, uid: str, claim: float, look_at: float) -> None:
