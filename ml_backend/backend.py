@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+import functools
+import pkgutil
+import sys
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
 from ml_backend.examples import media_path
 from ml_backend.generations import LabelStudioMLBase
@@ -47,6 +50,15 @@ class TrainingBackend(LabelStudioMLBase):
         self._extra_params: dict[str, Any] = dict(extra_params or {})
         self._model_version: str | None = None
         self._on_event = on_event
+        self._holds_a_version = False
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Let `load` and `predict` know where they are called (see `_anywhere`)."""
+        super().__init_subclass__(**kwargs)
+        if "load" in vars(cls):
+            cls.load = _remembering(cls.load)  # type: ignore[method-assign]
+        if "predict" in vars(cls):
+            cls.predict = _anywhere(cls.predict)  # type: ignore[method-assign]
 
     # --- what a model author writes -----------------------------------------------------------------------------------
 
@@ -133,10 +145,70 @@ class TrainingBackend(LabelStudioMLBase):
 
         Both generations' ways of calling work: ``fit(event, data)`` (2.x) and ``fit(tasks, event=…, data=…)`` (1.0.9).
         Returns ``{"status", "reason"}`` and ``"job"`` when a run waits for it. Raises `BadInput` naming a field of the
-        payload, `Unavailable` when Redis does not answer.
+        payload, `Unavailable` when Redis does not answer, `SettingsError` under another server without ``REDIS_URL``.
         """
         if event is None:
             event, data = args[0], args[1] if len(args) > 1 else {}
         if self._on_event is None:
-            raise RuntimeError("this instance is not connected to a queue: start it with ml-backend")
+            return _services(type(self)).take_event(event, data or {})
         return self._on_event(event, data or {})
+
+    # --- under label-studio-ml's own server ---------------------------------------------------------------------------
+
+    def process_event(self, event: str, data: dict[str, Any], job_id: str, additional_params: Any) -> Answer:  # noqa: ARG002, ANN401 - theirs
+        """How that server hands events over, in a process of its own: each of them goes the way of `fit`."""
+        return self.fit(event, data)
+
+
+class Elsewhere(Protocol):
+    """What a class finds when somebody else's server made its instance."""
+
+    def take_event(self, event: str, data: dict[str, Any], /) -> Answer:
+        """Handle one event."""
+
+    def predict_for(
+        self,
+        project_id: str,
+        tasks: list[dict[str, Any]],
+        label_config: str,
+        context: dict[str, Any] | None,
+        /,
+    ) -> list[list[dict[str, Any]]]:
+        """Predictions of the version that serves."""
+
+
+def _services(model_class: type[TrainingBackend]) -> Elsewhere:
+    # By name: that server knows the class alone, and the composition root is above this floor.
+    found: Elsewhere = pkgutil.resolve_name("ml_backend.bootstrap:under_another_server")(model_class)
+    return found
+
+
+def _remembering(load: Callable[..., None]) -> Callable[..., None]:
+    @functools.wraps(load)
+    def loading(self: TrainingBackend, *args: Any, **kwargs: Any) -> None:
+        load(self, *args, **kwargs)
+        self._holds_a_version = True
+
+    return loading
+
+
+def _anywhere(predict: Callable[..., Any]) -> Callable[..., Any]:
+    """Under label-studio-ml's own server, `predict` of an instance that holds no version asks the one that serves.
+
+    That server makes instances by itself, and knows nothing of versions.
+    """
+
+    @functools.wraps(predict)
+    def predicting(
+        self: TrainingBackend, tasks: list[dict[str, Any]], context: dict[str, Any] | None = None, **kwargs: Any
+    ) -> Any:  # noqa: ANN401 - the contract's
+        if self._holds_a_version or not _under_another_server():
+            return predict(self, tasks, context=context, **kwargs)
+        return _services(type(self)).predict_for(self.project_id, tasks, self.label_config, context)
+
+    return predicting
+
+
+def _under_another_server() -> bool:
+    # Nothing of ours imports it, and everything that is served by it does.
+    return "label_studio_ml.api" in sys.modules

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+import logging
 import os
+import threading
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import redis
 from redis.backoff import NoBackoff
@@ -38,13 +41,15 @@ from ml_backend.sync import Access, Standings, Syncer, Syncs
 from ml_backend.training import Trainer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Hashable, Mapping
 
     from ml_backend.backend import TrainingBackend
     from ml_backend.connecting.connector import Connector
     from ml_backend.jobs import Jobs
     from ml_backend.label_studio import LabelStudioApi
     from ml_backend.state import ProjectState
+
+log = logging.getLogger(__name__)
 
 WEB_TIMEOUT_S = 0.35
 """A Redis that does not answer must not hold a request: 503 comes within half a second."""
@@ -283,7 +288,54 @@ def connect(settings: Settings, *, timeout_s: float = WEB_TIMEOUT_S) -> redis.Re
     )
 
 
-def make_services(settings: Settings, *, timeout_s: float = WEB_TIMEOUT_S) -> Services:
+def under_another_server(model_class: type[TrainingBackend]) -> AnotherServer:
+    """What a model class needs where label-studio-ml's own server makes its instances; one for each process."""
+    return _another_server(os.getpid(), cast("Hashable", model_class))
+
+
+@functools.cache
+def _another_server(_process: int, model_class: type[TrainingBackend]) -> AnotherServer:
+    # That server makes an instance for each request, or forks for one: connections must be kept, but not across forks.
+    settings = Settings.from_environment(os.environ)
+    if settings.redis_url is None:
+        raise SettingsError(
+            "REDIS_URL", "is not set: under label-studio-ml's server, events reach ml-backend's workers through it"
+        )
+    return AnotherServer(make_services(settings, model_class=model_class))
+
+
+class AnotherServer:
+    """Events and predictions for instances that we did not make."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        self._lock = threading.Lock()
+        self._started = False
+
+    def take_event(self, event: str, data: dict[str, Any]) -> dict[str, Any]:
+        """Handle one event, as `TrainingBackend.fit` does."""
+        return self._services.backend.fit(event, data)
+
+    def predict_for(
+        self, project_id: str, tasks: list[dict[str, Any]], label_config: str, context: dict[str, Any] | None
+    ) -> list[list[dict[str, Any]]]:
+        """Predictions of the version that serves; the project is the tasks' own, else the only one that is known."""
+        with self._lock:
+            if not self._started:
+                self._services.server.start()
+                self._started = True
+        wanted = str(tasks[0].get("project") or project_id) if tasks else project_id
+        known = self._services.state.uids()
+        uids = [one for one in known if one.partition(".")[0] == wanted.partition(".")[0]] if wanted else known
+        if len(uids) != 1:
+            log.warning("no predictions: %d known projects fit %r", len(uids), wanted)
+            return [[] for _ in tasks]
+        return self._services.server.predict(uids[0], tasks, label_config, context)
+
+
+def make_services(
+    settings: Settings, *, timeout_s: float = WEB_TIMEOUT_S, model_class: type[TrainingBackend] | None = None
+) -> Services:
     """Join all parts. Opens no connection yet; imports the model's module."""
     client = connect(settings, timeout_s=timeout_s)
     prefix = settings.redis_prefix
@@ -292,7 +344,7 @@ def make_services(settings: Settings, *, timeout_s: float = WEB_TIMEOUT_S) -> Se
     cache = settings.data_dir.absolute() / "cache"
     registry = Registry(settings.store_url, client, prefix, keep=settings.keep_versions, cache=cache)
     project_settings = ProjectSettings(settings.refit)
-    model_class = find_model(settings.model)
+    model_class = model_class or find_model(settings.model)
     own_fit = issubclass(model_class, PlainBackend)
     plain = PlainEvents(PlainState(client, prefix), runs, project_settings) if own_fit else None
     way = EventWay(state, runs, project_settings, time.time, first=plain)

@@ -1,174 +1,116 @@
-"""What a model author reads off an example: task data by key, regions, and the label that counts."""
+"""The examples in the docs: those whose libraries are here run, the others are read as Python reads them."""
 
 from __future__ import annotations
 
+import ast
+import http.server
+import importlib.util
+import json
+import re
+import threading
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ml_backend.examples import Example, LabelledAnnotation, labels_of, value_of
+from ml_backend.models import find_model
+from ml_backend.testing import labelled, trained
+from tests.wheel import CONFIG
 
-Region = dict[str, Any]
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
-
-def choices(*labels: str, control: str = "sentiment") -> Region:
-    return {"from_name": control, "to_name": "text", "type": "choices", "value": {"choices": list(labels)}}
-
-
-def annotation(number: int, *regions: Region, at: int | None = None, **more: Any) -> LabelledAnnotation:
-    return LabelledAnnotation(number, list(regions), number, number if at is None else at, **more)
-
-
-def example(*annotations: LabelledAnnotation, **data: Any) -> Example:
-    return Example({"id": 7, "data": data or {"text": "hello"}}, annotations)
+EXAMPLES = Path(__file__).parent.parent / "docs" / "examples"
+GUIDE = EXAMPLES.parent / "models" / "guide.md"
+TASKS = [{"id": 91, "data": {"text": "a lovely day"}}, {"id": 92, "data": {"text": "an awful mess"}}]
+LABELLED = [("a lovely walk", "good"), ("lovely people", "good"), ("awful rain", "bad"), ("an awful noise", "bad")]
 
 
-# --- task data --------------------------------------------------------------------------------------------------------
+def choice(label: str) -> list[dict[str, Any]]:
+    return [{"from_name": "mood", "to_name": "text", "type": "choices", "value": {"choices": [label]}}]
 
 
-@pytest.mark.parametrize(
-    ("data", "key", "value"),
-    [
-        ({"text": "hello"}, "text", "hello"),
-        ({"text": "hello"}, "$text", "hello"),
-        ({"text": "hello"}, "body", None),
-        ({"$undefined$": "a line"}, "$undefined$", "a line"),
-        ({"$undefined$": "a line"}, "undefined$", "a line"),
-        ({"text": "a line"}, "$undefined$", "a line"),
-        ({"$undefined$": "a line", "source": "x"}, "$undefined$", "a line"),
-        ({"one": 1, "two": 2}, "$undefined$", None),
-        ({"doc": {"title": "T", "parts": ["a", {"b": "c"}]}}, "$doc.title", "T"),
-        ({"doc": {"title": "T", "parts": ["a", {"b": "c"}]}}, "$doc.parts.0", "a"),
-        ({"doc": {"title": "T", "parts": ["a", {"b": "c"}]}}, "$doc.parts[1].b", "c"),
-        ({"images": ["/a.png", "/b.png"]}, "$images", ["/a.png", "/b.png"]),
-        ({"images": ["/a.png", "/b.png"]}, "$images[1]", "/b.png"),
-        ({"images": ["/a.png"]}, "$images[1]", None),
-        ({"images": ["/a.png"]}, "$images.first", None),
-        ({"a.b": "dotted"}, "$a.b", "dotted"),
-        ({"text": None}, "text", None),
-        ({"count": 0}, "count", 0),
-        ({}, "text", None),
-    ],
-)
-def test_task_data_is_found_by_the_name_the_label_config_uses(data: Any, key: str, value: object) -> None:
-    assert value_of({"id": 1, "data": data}, key) == value
-    assert Example({"id": 1, "data": data}, ()).value(key) == value
+def annotated() -> list[Any]:
+    return [labelled({"text": text}, choice(label)) for text, label in LABELLED]
 
 
-@pytest.mark.parametrize("task", [{}, {"data": None}, {"data": "text"}])
-def test_a_task_without_data_has_no_values(task: Any) -> None:
-    assert value_of(task, "text") is None
+def chosen(answers: list[Any]) -> list[str]:
+    return [answer["result"][0]["value"]["choices"][0] for answer in answers]
 
 
-def test_a_path_is_fetched_by_what_stands_in_the_task_data() -> None:
-    asked = []
-
-    def fetch(task: dict[str, Any], url: str) -> Path:
-        asked.append((task["id"], url))
-        return Path("/cache/a.png")
-
-    one = Example({"id": 7, "data": {"image": "/data/upload/a.png"}}, (), fetch)
-    assert one.path("$image") == Path("/cache/a.png")
-    assert asked == [(7, "/data/upload/a.png")]
-
-
-def test_without_a_fetcher_a_path_is_a_lookup_error() -> None:
-    with pytest.raises(LookupError, match="nothing here fetches media"):
-        example().path("text")
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.name)
+def test_each_is_valid_python_with_one_model_that_is_whole(path: Path) -> None:
+    tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+    models = [
+        node
+        for node in tree.body
+        if isinstance(node, ast.ClassDef) and "TrainingBackend" in {ast.unparse(base) for base in node.bases}
+    ]
+    assert len(models) == 1
+    methods = {node.name for node in models[0].body if isinstance(node, ast.FunctionDef)}
+    assert {"train", "load", "predict"} <= methods
 
 
-# --- regions ----------------------------------------------------------------------------------------------------------
+def test_the_guide_names_every_example_and_no_other() -> None:
+    named = set(re.findall(r"\.\./examples/(\w+\.py)", GUIDE.read_text(encoding="utf-8")))
+    assert named == {path.name for path in EXAMPLES.glob("*.py")}
 
 
-def test_results_are_the_raw_regions_of_all_annotations() -> None:
-    rating = {"from_name": "stars", "type": "rating", "value": {"rating": 4}}
-    relation = {"type": "relation", "from_id": "a", "to_id": "b"}
-    one = example(annotation(1, choices("Positive"), rating), annotation(2, choices("Negative"), relation))
-    assert one.results() == [choices("Positive"), rating, choices("Negative"), relation]
-    assert one.results("sentiment") == [choices("Positive"), choices("Negative")]
-    assert one.results("stars") == [rating]
-    assert one.results("nobody") == []
+def test_the_guides_own_code_is_valid_python() -> None:
+    blocks = re.findall(r"```python\n(.*?)```", GUIDE.read_text(encoding="utf-8"), re.DOTALL)
+    assert blocks
+    for block in blocks:
+        compile(block, str(GUIDE), "exec")
 
 
-@pytest.mark.parametrize(
-    ("region", "labels"),
-    [
-        (choices("Positive", "Funny"), ["Positive", "Funny"]),
-        ({"type": "labels", "value": {"start": 0, "end": 3, "labels": ["PER"]}}, ["PER"]),
-        ({"type": "rectanglelabels", "value": {"x": 1, "rectanglelabels": ["Car"]}}, ["Car"]),
-        ({"type": "choices", "value": {"choices": "Positive"}}, ["Positive"]),
-        ({"type": "taxonomy", "value": {"taxonomy": [["A", "B"], ["C"]]}}, []),
-        ({"type": "choices", "value": {}}, []),
-        ({"type": "choices", "value": None}, []),
-        ({"type": "choices"}, []),
-        ({"type": "relation", "from_id": "a"}, []),
-        ({"value": {"choices": ["Positive"]}}, []),
-        ({"type": "choices", "value": {"choices": ["Positive", 3, None]}}, ["Positive"]),
-    ],
-)
-def test_labels_are_those_under_the_value_that_a_regions_type_names(region: Region, labels: list[str]) -> None:
-    assert labels_of(region) == labels
+def test_scikit_learn(tmp_path: Path) -> None:
+    model = trained(find_model(str(EXAMPLES / "sklearn_text.py")), CONFIG, annotated(), tmp_path, params={"C": 5})
+    answers = model.predict(TASKS)
+    assert chosen(answers) == ["good", "bad"]
+    assert all(0 <= answer["score"] <= 1 for answer in answers)
 
 
-# --- which label counts -----------------------------------------------------------------------------------------------
+class _Model(http.server.BaseHTTPRequestHandler):
+    """A language model that answers like the example it has most words in common with."""
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        *shots, asked = re.findall(r"Text: (.*)\nLabel:(.*)", body["messages"][0]["content"])
+        words = set(asked[0].split())
+        best = max(shots, key=lambda shot: len(words & set(shot[0].split())))
+        answer = json.dumps({"choices": [{"message": {"content": f"{best[1].strip().upper()}."}}]}).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(answer)))
+        self.end_headers()
+        self.wfile.write(answer)
+
+    def log_message(self, *_: object) -> None:
+        pass
 
 
-def test_most_annotations_decide() -> None:
-    one = example(annotation(1, choices("A")), annotation(2, choices("B")), annotation(3, choices("A")))
-    assert one.majority("sentiment") == ("A",)
+@pytest.fixture
+def language_model() -> Iterator[str]:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Model) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}/v1/chat/completions"
+        server.shutdown()
+        thread.join()
 
 
-def test_a_tie_goes_to_the_newest() -> None:
-    one = example(annotation(1, choices("A"), at=50), annotation(2, choices("B"), at=40))
-    assert one.majority("sentiment") == ("A",)
-    assert example(annotation(1, choices("A")), annotation(2, choices("B"))).majority("sentiment") == ("B",)
-    even = example(annotation(1, choices("A"), at=5), annotation(2, choices("B"), at=5))
-    assert even.majority("sentiment") == ("B",)
+def test_a_prompt_trained_from_corrections(tmp_path: Path, language_model: str) -> None:
+    found = find_model(str(EXAMPLES / "prompt.py"))
+    params = {"url": language_model, "shots": 4}
+    model = trained(found, CONFIG, annotated(), tmp_path, params=params)
+    assert chosen(model.predict(TASKS)) == ["good", "bad"]
+    prompt = (tmp_path / "prompt.txt").read_text(encoding="utf-8")
+    assert prompt.startswith("Answer with exactly one of these labels: good, bad.")
+    assert prompt.count("Text: ") == 4
 
 
-def test_several_labels_of_one_annotation_are_one_vote_in_their_order() -> None:
-    one = example(annotation(1, choices("A", "B")), annotation(2, choices("A", "B")), annotation(3, choices("A")))
-    assert one.majority("sentiment") == ("A", "B")
-
-
-def test_ground_truth_decides_alone() -> None:
-    one = example(
-        annotation(1, choices("A"), ground_truth=True), annotation(2, choices("B")), annotation(3, choices("B"))
-    )
-    assert one.majority("sentiment") == ("A",)
-    assert one.newest("sentiment") == [choices("A")]
-    assert one.ground_truth
-
-
-def test_an_empty_result_is_a_vote_for_nothing() -> None:
-    one = example(annotation(1), annotation(2), annotation(3, choices("A")))
-    assert one.majority("sentiment") == ()
-
-
-def test_other_controls_have_no_say() -> None:
-    one = example(annotation(1, choices("A"), choices("X", control="topic")))
-    assert one.majority("topic") == ("X",)
-    assert one.majority("sentiment") == ("A",)
-
-
-def test_without_annotations_there_is_no_label() -> None:
-    assert example().majority("sentiment") == ()
-    assert example().newest("sentiment") == []
-    assert not example().ground_truth
-
-
-def test_the_newest_is_the_one_updated_last() -> None:
-    one = example(annotation(1, choices("A"), at=90), annotation(2, choices("B"), at=80))
-    assert one.newest("sentiment") == [choices("A")]
-
-
-def test_an_example_began_as_a_prediction_when_all_its_annotations_did() -> None:
-    accepted = annotation(1, choices("A"), from_prediction=True)
-    assert example(accepted).from_prediction
-    assert not example(accepted, annotation(2, choices("A"))).from_prediction
-    assert not example().from_prediction
-
-
-def test_its_id_is_the_tasks() -> None:
-    assert example().id == 7
+@pytest.mark.parametrize("name", ["spacy_ner", "huggingface_text", "yolo_boxes"])
+def test_those_whose_libraries_are_not_here_say_how_to_run_them(name: str) -> None:
+    described = ast.get_docstring(ast.parse((EXAMPLES / f"{name}.py").read_text(encoding="utf-8")))
+    assert described is not None
+    assert f"ml-backend start {name}.py" in described
+    assert importlib.util.find_spec("ml_backend") is not None
