@@ -38,6 +38,7 @@ from ml_backend.state.purge import Purge
 from ml_backend.state.secret import shared_secret
 from ml_backend.state.transfer import Transfer
 from ml_backend.sync import Access, Standings, Syncer, Syncs
+from ml_backend.tally import Tally
 from ml_backend.training import Trainer
 
 if TYPE_CHECKING:
@@ -70,6 +71,7 @@ class Services:
     backend: TrainingBackend
     server: PredictionServer
     media: Media
+    tally: Tally
 
     def make_model(self, uid: str, label_config: str, params: Mapping[str, Any] | None = None) -> TrainingBackend:
         """A fresh, empty model for a project."""
@@ -262,6 +264,7 @@ class Services:
 
     def close(self) -> None:
         """Stop background threads and close connections."""
+        self.tally.close()
         self.server.close()
         self.media.close()
         self.redis.close()
@@ -365,6 +368,7 @@ def make_services(
         backend=model_class(on_event=way.handle),
         server=PredictionServer(registry, make, client, prefix=prefix, models=settings.max_models),
         media=media,
+        tally=Tally(client, prefix),
     )
 
 

@@ -161,7 +161,7 @@ def test_the_page_lives_while_a_training_runs_and_everything_on_it_works(browser
     expect(page.get_by_text("The training starts in a moment.")).to_be_visible()
     expect(page.get_by_label("What it said last")).to_contain_text("30% of 10 examples")
     visitor.press("Cancel the training that runs")
-    expect(page.get_by_label("Trainings").get_by_text("cancelled", exact=True).first).to_be_visible()
+    expect(page.locator("#runs .pill", has_text="cancelled")).to_be_visible()
     expect(page.locator("circle[data-version]")).to_have_count(1)
 
     # Train now, to its end.
@@ -175,7 +175,7 @@ def test_the_page_lives_while_a_training_runs_and_everything_on_it_works(browser
     serving(page, "v1").to_be_visible()
     visitor.press("Promote v2")
     serving(page, "v2").to_be_visible()
-    expect(page.get_by_label("Decisions")).to_contain_text("promoted by the status page")
+    expect(page.locator("#decisions")).to_contain_text("promoted by the status page")
     assert visitor.serious() == []
 
     visitor.press("Sign out")

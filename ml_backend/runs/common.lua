@@ -9,12 +9,13 @@
 --   6 P:paused    string  why nothing starts by itself; absent = not paused
 --   7 P:runs      hash    failures in a row, and id, status and times of the run that ended last
 --   8 P:starts    zset    run id -> its first start, one day back
---   9 mlb:due     zset    uid -> when the clock must look again
+--   9 P:totals    hash    how many runs ended so, and their seconds: 'runs|<status>', 'seconds|<status>'
+--   10 mlb:due    zset    uid -> when the clock must look again
 -- ARGV, the same for every script: 1 uid, 2 prefix of the run records (mlb:run:), 3 now; a script's own begin at 4.
 -- Records are reached through an id that the script itself reads, so they are not among the KEYS.
 
-local WAITING, RUNNING, HISTORY, TOKEN, SEQ, PAUSED, SUMMARY, STARTS, DUE =
-    KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7], KEYS[8], KEYS[9]
+local WAITING, RUNNING, HISTORY, TOKEN, SEQ, PAUSED, SUMMARY, STARTS, TOTALS, DUE =
+    KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10]
 local UID, RECORDS, NOW = ARGV[1], ARGV[2], ARGV[3]
 local HISTORY_LENGTH = 200
 local KEPT_SECONDS = 30 * 24 * 3600
@@ -51,6 +52,10 @@ local function close(id, status, ending, failure, traceback, details)
     redis.call('LTRIM', HISTORY, 0, HISTORY_LENGTH - 1)
     redis.call('HSET', SUMMARY, 'last_id', id, 'last_status', status,
         'last_started', entry.started or '', 'last_ended', NOW)
+    redis.call('HINCRBY', TOTALS, 'runs|' .. status, 1)
+    if entry.started then
+        redis.call('HINCRBYFLOAT', TOTALS, 'seconds|' .. status, math.max(0, tonumber(NOW) - tonumber(entry.started)))
+    end
     look_at(NOW)
 end
 

@@ -274,6 +274,17 @@ class Runs:
             entries = cast("list[bytes]", self._redis.lrange(f"{self._prefix}run:{run_id}:messages", 0, -1))
         return [json.loads(entry) for entry in entries]
 
+    def totals(self, uid: str) -> dict[Status, tuple[int, float]]:
+        """How many runs ended so, ever, and the seconds that they took."""
+        with answering():
+            raw = cast("dict[bytes, bytes]", self._redis.hgetall(self._key(uid, "totals")))
+        found = {_str(field): float(value) for field, value in raw.items()}
+        return {
+            cast("Status", field.partition("|")[2]): (int(value), found.get(f"seconds|{field.partition('|')[2]}", 0.0))
+            for field, value in found.items()
+            if field.startswith("runs|")
+        }
+
     def started_since(self, uid: str, since: float) -> int:
         """Count the runs that started after `since` (at most a day back); a retried run counts once."""
         with answering():
@@ -328,7 +339,7 @@ class Runs:
 
     # Any: a script's answer is whatever Lua returns; each caller above knows its own.
     def _call(self, name: str, uid: str, now: float, *args: bytes | str | float) -> Any:  # noqa: ANN401
-        names = ("waiting", "running", "history", "token", "run-seq", "paused", "runs", "starts")
+        names = ("waiting", "running", "history", "token", "run-seq", "paused", "runs", "starts", "totals")
         keys = [*(self._key(uid, each) for each in names), f"{self._prefix}due"]
         with answering():
             return self._scripts[name](keys=keys, args=[uid, f"{self._prefix}run:", _s(now), *args])

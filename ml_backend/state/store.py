@@ -302,6 +302,7 @@ class State:
         key = self._keys.of(uid, "decisions")
         with answering(), self._redis.pipeline(transaction=True) as pipe:
             pipe.lpush(key, orjson.dumps({"at": now, "kind": kind, "reason": reason}))
+            pipe.hincrby(self._keys.of(uid, "decided"), kind, 1)
             pipe.ltrim(key, 0, DECISIONS_KEPT - 1)
             pipe.execute()
 
@@ -310,6 +311,12 @@ class State:
         with answering():
             found = cast("list[bytes]", self._redis.lrange(self._keys.of(uid, "decisions"), 0, limit - 1))
         return [orjson.loads(one) for one in found]
+
+    def decided_so_far(self, uid: str) -> dict[str, int]:
+        """How many decisions of each kind there were, ever."""
+        with answering():
+            found = cast("dict[bytes, bytes]", self._redis.hgetall(self._keys.of(uid, "decided")))
+        return {kind.decode(): int(count) for kind, count in found.items()}
 
     # --- the parts --------------------------------------------------------------------------------------------------
 

@@ -29,7 +29,7 @@ def create_app(services: Services) -> Flask:
     outage = Outage()
     overview = services.overview()
     orders = services.orders(overview)
-    calls = LabelStudioCalls(services, outage)
+    calls = LabelStudioCalls(services, outage, overview)
     page = Page(services, overview, orders, outage, gate)
     answers.install(app, page.refused)
     if gate is not None:

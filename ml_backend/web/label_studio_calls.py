@@ -12,7 +12,7 @@ from flask import Response, request
 
 from ml_backend import __version__
 from ml_backend.backend import TrainingBackend
-from ml_backend.errors import BadInput, ProjectUnknown, RegistryError, StoreUnavailable
+from ml_backend.errors import BadInput, ProjectUnknown, RegistryError, StoreUnavailable, Unavailable
 from ml_backend.event_way import CLICK, forget
 from ml_backend.events import action_of, parse_project
 from ml_backend.fields import read_object as object_field
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
     from flask import Flask
 
+    from ml_backend.overview import Overview
     from ml_backend.web.outage import Outage
     from ml_backend.web.ports import Services
 
@@ -44,8 +45,9 @@ _VERSIONS_DEADLINE_S = 2.0
 class LabelStudioCalls:
     """Label Studio's calls over one set of services. Every view raises what `answers.install` maps."""
 
-    def __init__(self, services: Services, outage: Outage) -> None:
+    def __init__(self, services: Services, outage: Outage, overview: Overview) -> None:
         self._services = services
+        self._overview = overview
         self._limit = services.settings.max_body
         self._outage = outage
         # A model with a ``fit`` of its own gets everything.
@@ -85,11 +87,12 @@ class LabelStudioCalls:
         """One event: from the WSGI request to the answer's JSON. Label Studio waits inside a Submit (fact 1)."""
         data = read_object(environ, self._limit, brief=self._brief)
         action = action_of(data)
-        return orjson.dumps(self._outage.attempt(lambda: self._fit(action, data)))
+        return orjson.dumps(self._counted(action, lambda: self._outage.attempt(lambda: self._fit(action, data))))
 
     def webhook(self, body: dict[str, Any]) -> Response:
         """The same for what did not take the short way."""
-        return answer(self._fit(action_of(body), body))
+        action = action_of(body)
+        return answer(self._counted(action, lambda: self._fit(action, body)))
 
     def train(self, body: dict[str, Any]) -> Response:
         """The call of older releases in place of `START_TRAINING`: a click, whose answer's ``job`` is followed."""
@@ -98,7 +101,8 @@ class LabelStudioCalls:
         if label_config:
             self._configs.check(label_config)
             self._services.state.setup(uid, label_config, None, time.time())
-        return answer(self._fit(CLICK, {"action": CLICK, "project": uid}), 201)
+        found = self._counted(CLICK, lambda: self._fit(CLICK, {"action": CLICK, "project": uid}))
+        return answer(found, 201)
 
     def setup(self, body: dict[str, Any]) -> Response:
         """A project's label config and extra params; the answer names the version that serves it (fact 17)."""
@@ -142,6 +146,7 @@ class LabelStudioCalls:
         readable = [index for index, task in enumerate(tasks) if _is_readable(task)]
         results: list[list[dict[str, Any]]] = [[] for _ in tasks]
         if readable:
+            began = time.perf_counter()
             made = self._services.server.predict(
                 uid,
                 [tasks[index] for index in readable],
@@ -151,6 +156,10 @@ class LabelStudioCalls:
             )
             for index, predictions in zip(readable, made, strict=True):
                 results[index] = predictions
+            tally, answered = self._services.tally, sum(map(bool, made))
+            tally.observe(metrics.PREDICTION, time.perf_counter() - began)
+            tally.add(metrics.PREDICTED, "answered", by=answered)
+            tally.add(metrics.PREDICTED, "empty", by=len(tasks) - answered)
         return answer({"results": results})
 
     def versions(self, body: dict[str, Any]) -> Response:
@@ -225,7 +234,7 @@ class LabelStudioCalls:
         """Prometheus text on demand, else the empty object that Label Studio's own servers answer."""
         if not metrics.wants_prometheus(request.accept_mimetypes, request.args.get("format")):
             return answer({})
-        text, content_type = metrics.render(self._services)
+        text, content_type = metrics.render(self._services, self._overview)
         return Response(text, content_type=content_type)
 
     def _fit(self, action: str, data: dict[str, Any]) -> dict[str, Any]:
@@ -236,6 +245,22 @@ class LabelStudioCalls:
             if too_deep(data):
                 raise BadInput("body", "is nested too deeply") from error
             raise
+
+    def _counted(self, action: str, fit: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """What ``fit`` gives; the event is counted by what came of it."""
+        outcome: object = "failed"
+        try:
+            found = fit()
+            outcome = found.get("status") if isinstance(found, dict) else "other"
+        except BadInput:
+            outcome = "refused"
+            raise
+        except Unavailable:
+            outcome = "unanswered"
+            raise
+        finally:
+            self._services.tally.add(metrics.EVENTS, *metrics.event_labels(action, outcome))
+        return found
 
     def _project(self, value: object) -> str:
         """A uid from whatever names a project; Redis is asked only when it is not the uid itself."""

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from ml_backend.runs import Runs
     from ml_backend.settings import Settings
     from ml_backend.state import State
+    from ml_backend.tally import Tally
 
 
 class Backend(Protocol):
@@ -94,6 +95,11 @@ class Services(Protocol):
     @property
     def model_class(self) -> type:
         """The model's class, for its name."""
+        ...
+
+    @property
+    def tally(self) -> Tally:
+        """Counts for metrics."""
         ...
 
     def jobs(self) -> Jobs:
