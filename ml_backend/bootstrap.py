@@ -107,6 +107,10 @@ class Services:
             ),
         )
 
+    def due(self) -> DueList:
+        """Which projects the clock must look at, and whether one ticks."""
+        return DueList(self.redis, self.settings.redis_prefix)
+
     def standings(self) -> Standings:
         """How each project's sync stands."""
         return Standings(self.redis, self.settings.redis_prefix)

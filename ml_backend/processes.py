@@ -1,4 +1,4 @@
-"""What each process of the tree runs: ``python -P -m ml_backend.processes web|clock|work <queue>|plain <descriptor>``.
+"""What each process of the tree runs: ``python -P -m ml_backend.processes`` and what `main` lists.
 
 Settings come through the environment, secrets too: a command line can be read by everybody.
 """
@@ -11,10 +11,13 @@ import signal
 import sys
 import threading
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from ml_backend.demo import Place
 from ml_backend.errors import RefitError, Unavailable
 from ml_backend.logs import set_up_logs
+from ml_backend.secret_files import read_secret_files
 from ml_backend.settings import Settings
 from ml_backend.supervisor import HOPELESS
 
@@ -54,19 +57,24 @@ def web(settings: Settings) -> None:
 def clock(settings: Settings) -> None:
     """Tick until told to stop. Redis may come and go meanwhile."""
     from ml_backend.bootstrap import PATIENT_TIMEOUT_S, make_services  # noqa: PLC0415 - not for the other processes
+    from ml_backend.state.due import BEAT_S  # noqa: PLC0415
 
     stop = threading.Event()
     for one in (signal.SIGTERM, signal.SIGINT):
         signal.signal(one, lambda *_: stop.set())
     services = make_services(settings, timeout_s=PATIENT_TIMEOUT_S)
-    ticking, syncs = services.clock(), services.syncs()
+    ticking, syncs, due = services.clock(), services.syncs(), services.due()
     away = started = False
     sweep_at = 0.0
+    beat_at = 0.0
     while not stop.wait(settings.tick):
         try:
             if not started:
                 syncs.start_up(time.time())
                 started = True
+            if time.monotonic() >= beat_at:
+                due.beat()
+                beat_at = time.monotonic() + BEAT_S
             ticking.tick(time.time())
             if time.monotonic() >= sweep_at:
                 sweep_at = time.monotonic() + MEDIA_EVERY_S
@@ -96,10 +104,27 @@ def plain(settings: Settings, descriptor: int) -> None:
     serve(descriptor, PlainState(connect(settings, timeout_s=PATIENT_TIMEOUT_S), settings.redis_prefix).values)
 
 
+def demo(settings: Settings, what: str, place: Place) -> None:
+    """What `ml-backend quickstart` runs beside the rest."""
+    if what == "label-studio":
+        from ml_backend.demo.server import become  # noqa: PLC0415 - for these processes alone
+
+        become(place, os.environ)
+    from ml_backend.bootstrap import PATIENT_TIMEOUT_S, make_services  # noqa: PLC0415
+    from ml_backend.demo import steps  # noqa: PLC0415
+
+    if what == "login":
+        steps.log_in(place)
+    else:
+        steps.set_up(place, make_services(settings, timeout_s=PATIENT_TIMEOUT_S))
+
+
 def main(argv: list[str]) -> int:
     """Run one process; 78 tells the supervisor that trying again would end the same way."""
     os.umask(PRIVATE)
     try:
+        if argv[:1] != ["label-studio"]:
+            read_secret_files(os.environ)
         settings = Settings.from_environment(os.environ)
         set_up_logs(settings.log_level)
         if argv[:1] == ["web"]:
@@ -110,6 +135,8 @@ def main(argv: list[str]) -> int:
             work(settings, cast("Queue", argv[1]))
         elif argv[:1] == ["plain"] and argv[1:2] and argv[1].isdecimal():
             plain(settings, int(argv[1]))
+        elif argv[:1] in (["label-studio"], ["login"], ["project"]) and len(argv) == 3:
+            demo(settings, argv[0], Place(Path(argv[1]), int(argv[2])))
         else:
             log.error("no such process: %s", " ".join(argv))
             return HOPELESS

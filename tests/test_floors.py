@@ -57,7 +57,9 @@ FLOORS: dict[str, frozenset[str]] = {
             "training",
         }
     ),
-    "faces": frozenset({"bootstrap", "cli", "logs", "processes", "supervisor", "web", "worker"}),
+    "faces": frozenset(
+        {"bootstrap", "cli", "demo", "doctor", "logs", "processes", "secret_files", "supervisor", "web", "worker"}
+    ),
     # What `import ml_backend` gives: it names what is below, and nothing below needs it.
     "public surface": frozenset({"__init__"}),
 }

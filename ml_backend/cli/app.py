@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 
 from ml_backend.errors import RefitError
+from ml_backend.secret_files import read_secret_files
 from ml_backend.settings import Settings
 
 app = typer.Typer(
@@ -42,6 +43,7 @@ Project = Annotated[str | None, typer.Argument(help="The project's id or uid; no
 
 
 def _settings(**overrides: Any) -> Settings:
+    read_secret_files(os.environ)
     return Settings.from_environment(os.environ, **overrides)
 
 
@@ -265,6 +267,42 @@ def import_project(
     from ml_backend.cli.transfer import import_state  # noqa: PLC0415
 
     import_state(_settings(data_dir=data_dir), source, replace=replace)
+
+
+@app.command()
+def quickstart(
+    port: Port = None,
+    label_studio_port: Annotated[int, typer.Option(min=1, max=65535, help="Port of Label Studio.")] = 8080,
+    data_dir: Annotated[Path, typer.Option("--data-dir", help="Where everything is kept.")] = Path("quickstart"),
+) -> None:
+    """See it work: a backend, a Label Studio and a project to label, all on this machine. Needs uv.
+
+    A second start goes on where the first one ended. Nothing is opened, and nothing of yours is touched.
+    """
+    from ml_backend.cli.quickstart import quick_start  # noqa: PLC0415
+
+    environment = {"redis_url": None, "host": "127.0.0.1"}
+    settings = _settings(port=port, data_dir=data_dir).model_copy(update=environment)
+    raise typer.Exit(quick_start(settings, label_studio_port))
+
+
+@app.command()
+def doctor(
+    project: Annotated[
+        list[int] | None,
+        typer.Option("--project", help="A project's number in Label Studio.", show_default="all that are known here"),
+    ] = None,
+    data_dir: DataDir = None,
+    model: Annotated[str | None, typer.Option(help="The model that the backend was started with.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="For scripts.")] = False,
+) -> None:
+    """Look for what is wrong, and say what to do about it. The exit status is 1 when there is a problem.
+
+    Run it with the environment and --data-dir of the backend. It changes nothing.
+    """
+    from ml_backend.cli.doctor import show_doctor  # noqa: PLC0415
+
+    raise typer.Exit(show_doctor(_settings(data_dir=data_dir, model=model), project or [], as_json=as_json))
 
 
 def main() -> None:

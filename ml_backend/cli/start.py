@@ -38,43 +38,49 @@ def start_all(settings: Settings) -> int:
     folder = settings.data_dir.absolute()
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     credentials = None if settings.insecure else settings.credentials or (USER, kept_secret(settings))
-    environment = _environment(settings, credentials)
+    environment = told_to_children(settings, credentials)
     if settings.redis_url is not None:
         return _run(
-            settings, [*_web(settings, environment), *_workers(settings, environment, after=("web",))], credentials
+            settings,
+            [*web_specs(settings, environment), *worker_specs(settings, environment, after=("web",))],
+            credentials,
         )
     with PrivateValkey(folder / "valkey", fsync=settings.redis_fsync) as valkey:
         environment["REDIS_URL"] = valkey.url
-        store = ProcessSpec(
-            name="valkey",
-            argv=valkey.argv(),
-            ready=valkey.is_ready,
-            ready_within_s=_LONGEST_LOADING_S,
-            explain=valkey.last_words,
-            death_signal=signal.SIGTERM,
-            pass_fds=(valkey.lock(),),
-            umask=valkey.umask,
-        )
         specs = [
-            store,
-            *_web(settings, environment, after=("valkey",)),
-            *_workers(settings, environment, after=("valkey", "web")),
+            valkey_spec(valkey),
+            *web_specs(settings, environment, after=("valkey",)),
+            *worker_specs(settings, environment, after=("valkey", "web")),
         ]
         return _run(settings, specs, credentials)
+
+
+def valkey_spec(valkey: PrivateValkey) -> ProcessSpec:
+    """The private Valkey as a process; takes its folder."""
+    return ProcessSpec(
+        name="valkey",
+        argv=valkey.argv(),
+        ready=valkey.is_ready,
+        ready_within_s=_LONGEST_LOADING_S,
+        explain=valkey.last_words,
+        death_signal=signal.SIGTERM,
+        pass_fds=(valkey.lock(),),
+        umask=valkey.umask,
+    )
 
 
 def start_web(settings: Settings) -> int:
     """The web server alone."""
     set_up_logs(settings.log_level)
     _needs_redis(settings, "serve")
-    return _run(settings, _web(settings, _environment(settings, settings.credentials)), settings.credentials)
+    return _run(settings, web_specs(settings, told_to_children(settings, settings.credentials)), settings.credentials)
 
 
 def start_workers(settings: Settings) -> int:
     """Workers and the clock."""
     set_up_logs(settings.log_level)
     _needs_redis(settings, "worker")
-    return Supervisor(_workers(settings, _environment(settings, None)), log).run()
+    return Supervisor(worker_specs(settings, told_to_children(settings, None)), log).run()
 
 
 def _run(settings: Settings, specs: list[ProcessSpec], credentials: tuple[str, str] | None) -> int:
@@ -93,7 +99,7 @@ def _needs_redis(settings: Settings, command: str) -> None:
         )
 
 
-def _environment(settings: Settings, credentials: tuple[str, str] | None) -> dict[str, str]:
+def told_to_children(settings: Settings, credentials: tuple[str, str] | None) -> dict[str, str]:
     """What the children are told: this process's settings, by the names that settings have.
 
     Raises `ModelNotFound` for a model that is not there, before anything is started.
@@ -125,38 +131,42 @@ def _absolute_model(model: str) -> str:
     return f"{source.path}{colon}" if source.path is not None else model
 
 
-def _process(*arguments: str) -> list[str]:
+def process_argv(*arguments: str) -> list[str]:
+    """The command line of one of `ml_backend.processes`."""
     # -P keeps the current folder off the path: a model.py in it must not shadow a package.
     return [sys.executable, "-P", "-m", "ml_backend.processes", *arguments]
 
 
-def _web(settings: Settings, environment: dict[str, str], after: tuple[str, ...] = ()) -> list[ProcessSpec]:
+def web_specs(settings: Settings, environment: dict[str, str], after: tuple[str, ...] = ()) -> list[ProcessSpec]:
+    """The web server as a process."""
     return [
         ProcessSpec(
             name="web",
-            argv=_process("web"),
+            argv=process_argv("web"),
             # Many threads predict at once here: a library's own threads would only get in each other's way.
             env={"OMP_NUM_THREADS": "1", **environment},
             after=after,
-            ready=_answers(f"http://{_reachable(settings.host)}:{settings.port}/health"),
+            ready=answers(f"http://{_reachable(settings.host)}:{settings.port}/health"),
             grace_s=15.0,
         )
     ]
 
 
-def _workers(settings: Settings, environment: dict[str, str], after: tuple[str, ...] = ()) -> list[ProcessSpec]:
+def worker_specs(settings: Settings, environment: dict[str, str], after: tuple[str, ...] = ()) -> list[ProcessSpec]:
+    """Clock and workers as processes."""
     queues = [f"train-{number}" for number in range(1, settings.train_workers + 1)]
     queues += ["sync", "predict"]
-    specs = [ProcessSpec(name="clock", argv=_process("clock"), env=environment, after=after)]
+    specs = [ProcessSpec(name="clock", argv=process_argv("clock"), env=environment, after=after)]
     for name in queues:
         queue = name.partition("-")[0]
         specs.append(
-            ProcessSpec(name=name, argv=_process("work", queue), env=environment, after=after, essential=False)
+            ProcessSpec(name=name, argv=process_argv("work", queue), env=environment, after=after, essential=False)
         )
     return specs
 
 
-def _answers(url: str) -> Callable[[], bool]:
+def answers(url: str) -> Callable[[], bool]:
+    """Whether a server answers there, for `ProcessSpec.ready`."""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
     def ready() -> bool:

@@ -79,6 +79,10 @@ class Registry:
         self._keep = max(1, keep)
         self._verifier = Verifier()
 
+    def probe(self) -> None:
+        """Write something to the store and take it away again. Raises `StoreUnavailable`."""
+        self._storage.probe()
+
     # Publishing
 
     def new_number(self, uid: str) -> int:

@@ -65,6 +65,15 @@ class RemoteStorage:
             except FileNotFoundError:
                 return []
 
+    def probe(self) -> None:
+        """Put a small object beside the projects' own, read and remove it."""
+        with self._using() as (system, root):
+            name = f"{root}/.probe-{secrets.token_hex(4)}"
+            system.makedirs(root, exist_ok=True)
+            system.pipe_file(name, b"written by ml-backend doctor")
+            system.cat_file(name)
+            system.rm_file(name)
+
     def uids(self) -> list[str]:
         """The projects that have anything stored."""
         return sorted({match[1] for name in self._names("") if (match := _PLACE.fullmatch(name))})

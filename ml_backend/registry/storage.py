@@ -30,6 +30,9 @@ _GONE = ".gone-"
 class Storage(Protocol):
     """Files under ``<store>/<uid>/``. Every method raises `StoreUnavailable` when the store cannot be used."""
 
+    def probe(self) -> None:
+        """Write something and take it away again."""
+
     def uids(self) -> list[str]:
         """The projects that have anything stored."""
 
@@ -66,6 +69,19 @@ class FolderStorage:
 
     def __init__(self, root: Path) -> None:
         self._root = root
+
+    def probe(self) -> None:
+        """Write a file beside the projects' folders, and remove it."""
+        with _reported(self._root):
+            _private_folder(self._root)
+            beside = self._root / f".probe-{secrets.token_hex(4)}"
+            try:
+                with _private_file(beside) as handle:
+                    handle.write(b"written by ml-backend doctor")
+                    handle.flush()
+                    os.fsync(handle.fileno())
+            finally:
+                beside.unlink(missing_ok=True)
 
     def uids(self) -> list[str]:
         """The projects that have anything stored."""

@@ -9,6 +9,7 @@ from ml_backend.redis_errors import answering
 if TYPE_CHECKING:
     import redis
 
+BEAT_S = 5.0
 CLAIM_S = 30.0
 """A clock that dies after its claim delays the project by this much, where nothing shorter is asked for."""
 
@@ -43,9 +44,20 @@ class DueList:
     def __init__(self, client: redis.Redis, prefix: str = "mlb:", claim_s: float = CLAIM_S) -> None:
         self.claim_s = claim_s
         self._key = f"{prefix}due"
+        self._prefix = prefix
         self._redis = client
         self._claim = client.register_script(_CLAIM)
         self._settle = client.register_script(_SETTLE)
+
+    def beat(self) -> None:
+        """A clock lives. To be said every `BEAT_S` seconds."""
+        with answering():
+            self._redis.set(f"{self._prefix}clock", b"1", ex=int(3 * BEAT_S))
+
+    def alive(self) -> bool:
+        """Whether a clock said so lately."""
+        with answering():
+            return bool(self._redis.exists(f"{self._prefix}clock"))
 
     def ask(self, uid: str, at: float) -> None:
         """Look at the project at ``at``, or earlier if that was asked for already."""
