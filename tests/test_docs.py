@@ -47,6 +47,8 @@ def test_each_command_exists_and_takes_what_the_page_gives_it(line: str) -> None
     commands: dict[str, Any] = get_command(app).commands  # type: ignore[attr-defined]
     assert name in commands
     filled = ["1" if one in {"N", "NUMBER"} else one for one in arguments]
+    if not filled and line in INLINE:
+        return  # only named
     # Parsed, not run: unknown options, missing values and words too many are errors here.
     commands[name].make_context(name, filled)
 
