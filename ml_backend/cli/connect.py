@@ -56,7 +56,8 @@ def connect_projects(
             except BadInput:
                 raise
             except LabelStudioError as error:
-                console.print(f"  [red]✗[/] {escape(str(error))}")
+                told = str(error).replace("\n", "\n    ")
+                console.print(f"  [red]✗[/] {escape(told)}")
                 failed = True
                 continue
             _show(console, done, nothing=f"connected at {done.url}: nothing had to change")

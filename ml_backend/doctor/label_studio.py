@@ -29,7 +29,7 @@ def check(services: Services) -> Iterator[Finding]:
             "set LABEL_STUDIO_URL, and LABEL_STUDIO_API_KEY to a personal access token",
         )
         return
-    host = urlsplit(settings.label_studio_url or "").netloc
+    host = urlsplit(settings.label_studio_url or "").netloc.rpartition("@")[2]
     try:
         with services.label_studio(timeout_s=5.0, patience_s=0.0) as api:
             who = api.check()

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 LIMIT_S = 1.0
 """What Label Studio waits for a webhook's answer and for /health (fact 1)."""
 _FELT_S = 0.25
+_IDLE = {"train": "nothing is trained", "sync": "nothing is synced", "predict": "no predictions are sent"}
 _LEAST = {"flask": (3, 0), "werkzeug": (3, 0)}
 
 
@@ -43,8 +44,8 @@ def processes(services: Services) -> Iterator[Finding]:
     if missing:
         yield problem(
             "processes.workers",
-            f"no worker for {', '.join(missing)}: nothing is trained, synced or refreshed there",
-            "start workers: ml-backend start, or ml-backend worker",
+            f"no worker for {', '.join(missing)}: {' and '.join(_IDLE[queue] for queue in missing)}",
+            "start workers (ml-backend start, or ml-backend worker); new ones need some seconds",
         )
     else:
         yield ok("processes.workers", ", ".join(f"{count} for {queue}" for queue, count in workers.items()))
@@ -120,7 +121,7 @@ def packages() -> Iterator[Finding]:
     if old:
         yield problem(
             "packages",
-            f"{' and '.join(old)} is too old: label-studio-ml 1.x pins it",
+            f"too old: {' and '.join(old)}; label-studio-ml 1.x pins them",
             "install without that pin: the docs' page 'Coming from label-studio-ml' says how",
         )
     else:

@@ -20,15 +20,13 @@ SKEW_S = 5.0
 
 def check(client: redis.Redis) -> Iterator[Finding]:
     """All about the server; one finding alone when it does not answer."""
-    began = time.monotonic()
     try:
-        client.ping()
+        took = min(_ping(client) for _ in range(3))  # the first one connects
     except RedisError as error:
         yield problem(
             "redis", f"Redis does not answer: {error}", "start the backend (ml-backend start), or correct REDIS_URL"
         )
         return
-    took = time.monotonic() - began
     if took > SLOW_S:
         yield note("redis", f"Redis answers after {took:.2f} s", "annotators wait for it: bring it nearer")
     else:
@@ -48,6 +46,12 @@ def skew(name: str, whose: str, ahead_s: float) -> Finding:
             name, f"this machine's clock and that of {whose} are {abs(ahead_s):.0f} s apart", "run NTP on both machines"
         )
     return ok(name, f"this machine and {whose} agree on the time")
+
+
+def _ping(client: redis.Redis) -> float:
+    began = time.monotonic()
+    client.ping()
+    return time.monotonic() - began
 
 
 def _role(info: dict[str, Any]) -> Iterator[Finding]:

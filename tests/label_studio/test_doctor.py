@@ -40,6 +40,9 @@ def backend(label_studio: RealLabelStudio, tmp_path_factory: pytest.TempPathFact
         "ML_BACKEND_RETRAIN_QUIET": "3600",
     }
     with RunningBackend(tmp_path_factory.mktemp("doctor") / "data", environment=environment) as running:
+        # A worker says that it lives once its libraries are loaded.
+        alive = ("processes.web", "processes.workers", "processes.clock")
+        wait_until(lambda: not problems(examined(running)[1]) & set(alive), 60, "every process lives", every_s=0.5)
         yield running
 
 
