@@ -1,4 +1,4 @@
-"""What each process of the tree runs: ``python -P -m ml_backend.processes`` and what `main` lists.
+"""What each process of the tree runs: ``python -P -m ml_backend.processes`` and one of the names in `main`.
 
 Settings come through the environment, secrets too: a command line can be read by everybody.
 """

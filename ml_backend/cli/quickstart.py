@@ -16,6 +16,7 @@ from ml_backend.demo.server import uv
 from ml_backend.embedded import PrivateValkey
 from ml_backend.errors import SettingsError
 from ml_backend.logs import set_up_logs
+from ml_backend.processes import PRIVATE
 from ml_backend.supervisor import ProcessSpec, Supervisor
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ def quick_start(settings: Settings, label_studio_port: int) -> int:
     for name, port in (("--port", settings.port), ("--label-studio-port", label_studio_port)):
         _need_free(name, port)
     set_up_logs(settings.log_level)
+    os.umask(PRIVATE)
     credentials = (USER, kept_secret(settings))
     told = told_to_children(settings, credentials)
     say = Console(soft_wrap=True, highlight=False).print
