@@ -6,6 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from ml_backend import NotTrainable, TrainingBackend
+from model.box_detector import BoxDetector
 from model.span_tagger import SpanTagger
 from model.text_classifier import TextClassifier
 
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
     from ml_backend import TrainingRun, TrainingSet
 
-Shipped = TextClassifier | SpanTagger
+Shipped = TextClassifier | SpanTagger | BoxDetector
 
 # Beside the files of the models, whose names differ: which of them are in this version.
 _MODELS = "auto.json"
@@ -23,7 +24,7 @@ _MODELS = "auto.json"
 class AutoModel(TrainingBackend):
     """Hands each control tag to the shipped model that supports it; leaves other control tags alone."""
 
-    shipped: tuple[type[Shipped], ...] = (TextClassifier, SpanTagger)
+    shipped: tuple[type[Shipped], ...] = (TextClassifier, SpanTagger, BoxDetector)
     preload = tuple(dict.fromkeys(module for kind in shipped for module in kind.preload))
     _loaded: tuple[Shipped, ...] = ()
 
@@ -90,7 +91,8 @@ class AutoModel(TrainingBackend):
         return [kind for kind in self.shipped if any(kind.why_not(control) is None for control in controls)]
 
     def _new(self, kind: type[Shipped]) -> Shipped:
-        return kind(self.project_id, self.label_config, extra_params=self.extra_params)
+        made = kind(self.project_id, self.label_config, extra_params=self.extra_params)
+        return made if self._fetch is None else made.fetching(self._fetch)
 
 
 class _Part:
