@@ -215,3 +215,18 @@ def test_without_javascript_everything_can_be_read_and_ordered(browser: Browser,
     expect(visitor.page.get_by_text("The training starts in a moment.")).to_be_visible()
     stand.lead(1)
     context.close()
+
+
+@pytest.mark.slow
+def test_a_page_that_is_open_says_when_the_backend_goes_away_and_keeps_what_it_showed(
+    browser: Browser, stand: Stand
+) -> None:
+    stand.annotate(range(1, 5))
+    context = browser.new_context()
+    page = Watched(context, stand.backend)
+    page.sign_in(HOME)
+    expect(page.page.get_by_role("heading", name="wheel")).to_be_visible()
+    stand.backend.stop()
+    expect(page.page.get_by_text("The backend does not answer.")).to_be_visible()
+    expect(page.page.get_by_role("heading", name="wheel")).to_be_visible()
+    context.close()

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ml_backend.predictions.presence import LoadError
     from ml_backend.refresh import Records
     from ml_backend.registry import Registry, Version
-    from ml_backend.runs import Run, Runs
+    from ml_backend.runs import Run, Runs, Standing
     from ml_backend.state import ProjectState, State
     from ml_backend.sync import Access, Standings
     from ml_backend.sync.standing import Standing as SyncStanding
@@ -38,6 +38,16 @@ class Serving(Protocol):
 
     def errors(self, uid: str) -> list[LoadError]:
         """Versions that one of them could not load."""
+
+
+@dataclass(frozen=True, slots=True)
+class Whole:
+    """Everything that one page shows of a project; ``runs`` are over, all lists are newest first."""
+
+    project: views.Project
+    versions: list[views.Version]
+    runs: list[views.Run]
+    decisions: list[views.Decision]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,12 +91,22 @@ class Overview:
     def projects(self) -> list[views.Project]:
         """Every known project: connected ones first, by id."""
         known = ((uid, self._state.load(uid)) for uid in self._state.uids())
-        found = [self._project(state) for _, state in known if state is not None]
+        found = [self._project(state, self._runs.standing(uid)) for uid, state in known if state is not None]
         return sorted(found, key=lambda one: (not one.connected, one.id, one.uid))
 
     def project(self, uid: str) -> views.Project:
         """One project."""
-        return self._project(self.known(uid))
+        return self._project(self.known(uid), self._runs.standing(uid))
+
+    def whole(self, uid: str, *, runs: int, decisions: int) -> Whole:
+        """A project with its versions, up to ``runs`` runs that are over and up to ``decisions`` decisions."""
+        state, standing = self.known(uid), self._runs.standing(uid)
+        return Whole(
+            self._project(state, standing),
+            self._versions_of(uid, standing),
+            [run_view(one) for one in self._runs.history(uid, runs)],
+            self._decisions(uid, decisions),
+        )
 
     def known(self, uid: str) -> ProjectState:
         """Its state. Raises `BadInput` for what is no uid, `ProjectUnknown` for one that is not known here."""
@@ -112,7 +132,10 @@ class Overview:
     def versions(self, uid: str) -> list[views.Version]:
         """Its versions, newest first. Read from the store when a run ended or what serves moved, and now and then."""
         self.known(uid)
-        standing, alias = self._runs.standing(uid), self._registry.alias(uid)
+        return self._versions_of(uid, self._runs.standing(uid))
+
+    def _versions_of(self, uid: str, standing: Standing) -> list[views.Version]:
+        alias = self._registry.alias(uid)
         now = time.monotonic()
         key = (standing.last_id, standing.last_ended_at, alias)
         held = self._versions.get(uid)
@@ -139,10 +162,9 @@ class Overview:
         self.known(uid)
         return self._refresh(uid)
 
-    def _project(self, state: ProjectState) -> views.Project:
+    def _project(self, state: ProjectState, standing: Standing) -> views.Project:
         uid, settings = state.uid, self._settings.of(state)
         have, need = policy.progress(state.training, settings.retrain)
-        standing = self._runs.standing(uid)
         decision = policy.decide(state.training, settings.retrain, self._clock())
         return views.Project(
             uid=uid,

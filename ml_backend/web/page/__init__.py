@@ -125,19 +125,16 @@ class Page:
 
     def _project(self, uid: str) -> AnyResponse:
         uid = require_uid(uid)
-
-        def read() -> dict[str, Any]:
-            project = self._overview.project(uid)
-            runs = [one for one in self._overview.runs(uid, _RUNS) if one.ended_at is not None]
-            return {
-                "project": project,
-                "versions": self._overview.versions(uid),
-                "runs": runs,
-                "decisions": self._overview.decisions(uid, _DECISIONS),
-            }
-
-        found = self._outage.attempt(read)
-        return self._page("project.html", self._session(), plot=plot(found["versions"]), **found)
+        whole = self._outage.attempt(lambda: self._overview.whole(uid, runs=_RUNS, decisions=_DECISIONS))
+        return self._page(
+            "project.html",
+            self._session(),
+            project=whole.project,
+            versions=whole.versions,
+            runs=whole.runs,
+            decisions=whole.decisions,
+            plot=plot(whole.versions),
+        )
 
     def _page(self, template: str, session: Session | None, status: int = 200, **values: Any) -> Response:
         """A page. What it says of an action is said once."""
