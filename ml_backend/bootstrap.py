@@ -19,12 +19,12 @@ from ml_backend.errors import SettingsError
 from ml_backend.event_way import EventWay, ProjectSettings, forget
 from ml_backend.lease import LeaseKeeper
 from ml_backend.media import Cache, Hosts, Media
-from ml_backend.models import find_model
+from ml_backend.models import find_light, find_model
 from ml_backend.overview import Orders, Overview
 from ml_backend.pinning import Pinning
 from ml_backend.plain import PlainBackend, PlainEvents, PlainTrainer, PlainTurns
 from ml_backend.plain_state import PlainState
-from ml_backend.predictions import PredictionServer
+from ml_backend.predictions import Desk, PredictionServer, PredictWorker, RemotePredictions
 from ml_backend.predictions.presence import Presence
 from ml_backend.promotion import Promotions
 from ml_backend.redis_address import client_of
@@ -69,7 +69,7 @@ class Services:
     project_settings: ProjectSettings
     model_class: type[TrainingBackend]
     backend: TrainingBackend
-    server: PredictionServer
+    server: PredictionServer | RemotePredictions
     media: Media
     tally: Tally
 
@@ -247,6 +247,12 @@ class Services:
         """What plain classes keep in Redis."""
         return PlainState(self.redis, self.settings.redis_prefix)
 
+    def predict_worker(self) -> PredictWorker:
+        """Answers web processes that hold no models, in a process of its own."""
+        assert isinstance(self.server, PredictionServer), "made without models"  # noqa: S101 - the caller's mistake
+        desk = Desk(connect(self.settings, timeout_s=PATIENT_TIMEOUT_S), self.settings.redis_prefix)
+        return PredictWorker(self.server, desk, self.backend.check)
+
     def trainer(self) -> Trainer:
         """Carries out runs, in a worker process."""
         kind = PlainTrainer if self.has_own_fit else Trainer
@@ -341,9 +347,16 @@ class AnotherServer:
 
 
 def make_services(
-    settings: Settings, *, timeout_s: float = WEB_TIMEOUT_S, model_class: type[TrainingBackend] | None = None
+    settings: Settings,
+    *,
+    timeout_s: float = WEB_TIMEOUT_S,
+    model_class: type[TrainingBackend] | None = None,
+    models: bool = True,
 ) -> Services:
-    """Join all parts. Opens no connection yet; imports the model's module."""
+    """Join all parts. Opens no connection yet; imports the model's module, unless ``models`` is False.
+
+    Without models, predictions are asked of predict workers: for web processes where they are made there.
+    """
     client = connect(settings, timeout_s=timeout_s)
     prefix = settings.redis_prefix
     state = State(client, prefix)
@@ -351,16 +364,22 @@ def make_services(
     cache = settings.data_dir.absolute() / "cache"
     registry = Registry(settings.store_url, client, prefix, keep=settings.keep_versions, cache=cache)
     project_settings = ProjectSettings(settings.refit)
-    model_class = model_class or find_model(settings.model)
-    own_fit = issubclass(model_class, PlainBackend)
+    chosen = model_class or (find_model(settings.model) if models else find_light(settings.model))
+    own_fit = issubclass(chosen, PlainBackend)
     plain = PlainEvents(PlainState(client, prefix), runs, project_settings) if own_fit else None
     way = EventWay(state, runs, project_settings, time.time, first=plain)
-
+    server: PredictionServer | RemotePredictions
     media = make_media(settings, state)
 
     def make(uid: str, label_config: str) -> TrainingBackend:
-        return model_class(uid.partition(".")[0], label_config).fetching(media.of(uid))
+        return chosen(uid.partition(".")[0], label_config).fetching(media.of(uid))
 
+    server = here = PredictionServer(registry, make, client, prefix=prefix, models=settings.max_models)
+    if not models:
+        # A client of its own: it waits for answers longer than any other call may take.
+        server = RemotePredictions(here, Desk(connect(settings, timeout_s=PATIENT_TIMEOUT_S), prefix))
+        checked = server.check
+        chosen = type(chosen.__name__, (chosen,), {"check": lambda _self, config: checked(config)})
     return Services(
         settings=settings,
         redis=client,
@@ -368,9 +387,9 @@ def make_services(
         runs=runs,
         registry=registry,
         project_settings=project_settings,
-        model_class=model_class,
-        backend=model_class(on_event=way.handle),
-        server=PredictionServer(registry, make, client, prefix=prefix, models=settings.max_models),
+        model_class=chosen,
+        backend=chosen(on_event=way.handle),
+        server=server,
         media=media,
         tally=Tally(client, prefix),
     )

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
+from ml_backend.backend import TrainingBackend
 from ml_backend.errors import ModelNotFound
 from ml_backend.generations import BASE
 from ml_backend.plain import looks_plain, plain_backend
 from ml_backend.sources import choose, classes_of, load, locate
-
-if TYPE_CHECKING:
-    from ml_backend.backend import TrainingBackend
 
 SHIPPED = "model.auto:AutoModel"
 _OURS = "TrainingBackend"
@@ -36,3 +34,14 @@ def find_model(name: str | None) -> type[TrainingBackend]:
         if source.module == "model" and not ours:
             raise ModelNotFound("`model` is ml-backend's own package; for a file of yours say model.py") from None
         raise
+
+
+def find_light(name: str | None) -> type[TrainingBackend]:
+    """What handles events where the model must not be imported: a class of its name that knows nothing of it.
+
+    A plain class is told by its text alone; its adapter imports nothing here. Raises `ModelNotFound`.
+    """
+    source = locate(name or SHIPPED)
+    if name is not None and looks_plain(source):
+        return plain_backend(source, name)
+    return type(source.wanted or source.stem, (TrainingBackend,), {})

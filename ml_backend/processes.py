@@ -41,7 +41,7 @@ def web(settings: Settings) -> None:
         from ml_backend.bootstrap import make_services  # noqa: PLC0415 - in the web process, after the fork
         from ml_backend.web import create_app  # noqa: PLC0415
 
-        services = make_services(settings)
+        services = make_services(settings, models=settings.predict == "web")
         services.server.start()
         return create_app(services)
 
@@ -119,6 +119,16 @@ def demo(settings: Settings, what: str, place: Place) -> None:
         steps.set_up(place, make_services(settings, timeout_s=PATIENT_TIMEOUT_S))
 
 
+def predictor(settings: Settings) -> None:
+    """Make the predictions that web processes ask for, until told to stop."""
+    from ml_backend.bootstrap import PATIENT_TIMEOUT_S, make_services  # noqa: PLC0415 - not for the other processes
+
+    working = make_services(settings, timeout_s=PATIENT_TIMEOUT_S).predict_worker()
+    for one in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(one, lambda *_: working.stop())
+    working.run()
+
+
 def main(argv: list[str]) -> int:
     """Run one process; 78 tells the supervisor that trying again would end the same way."""
     os.umask(PRIVATE)
@@ -131,6 +141,8 @@ def main(argv: list[str]) -> int:
             web(settings)
         elif argv[:1] == ["clock"]:
             clock(settings)
+        elif argv[:1] == ["predictor"]:
+            predictor(settings)
         elif argv[:1] == ["work"] and argv[1:] in ([queue] for queue in QUEUES):
             work(settings, cast("Queue", argv[1]))
         elif argv[:1] == ["plain"] and argv[1:2] and argv[1].isdecimal():

@@ -183,7 +183,12 @@ class Settings(BaseSettings):
     insecure: bool = Field(False, description="Whether to serve other machines without any credentials.")
     model: str | None = Field(None, description="The model: a file, a folder, file.py:Class or package.module:Class.")
     max_body: int = Field(64 * 1024 * 1024, ge=1024, description="Largest request body, in bytes.")
-    predict: Literal["web", "worker"] = Field("web", description="Where predictions are made.")
+    predict: Literal["web", "worker"] = Field(
+        "web", description="Where predictions are made; worker keeps models (and the GPU) out of the web processes."
+    )
+    predict_workers: int = Field(
+        1, ge=1, le=64, description="Processes that make predictions, where they are made in workers."
+    )
     predict_deadline: float = Field(
         80.0, gt=0, description="Seconds after which the rest of a batch stays without predictions."
     )

@@ -157,6 +157,17 @@ def worker_specs(settings: Settings, environment: dict[str, str], after: tuple[s
     queues = [f"train-{number}" for number in range(1, settings.train_workers + 1)]
     queues += ["sync", "predict"]
     specs = [ProcessSpec(name="clock", argv=process_argv("clock"), env=environment, after=after)]
+    if settings.predict == "worker":
+        specs += [
+            ProcessSpec(
+                name=f"predictor-{number}",
+                argv=process_argv("predictor"),
+                env=environment,
+                after=after,
+                essential=False,
+            )
+            for number in range(1, settings.predict_workers + 1)
+        ]
     for name in queues:
         queue = name.partition("-")[0]
         specs.append(

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import redis
 
 BEAT_S = 2.0
-_SILENT_S = 6.0  # three beats: then a process counts as gone
+SILENT_S = 6.0  # three beats: then a process counts as gone
 
 # Redis' own clock, since the processes' machines may disagree.
 # KEYS 1 mlb:web   ARGV 1 process  2 seconds of silence  -> 1 when it was not known as living
@@ -94,7 +94,7 @@ class Presence:
     def beat(self) -> bool:
         """Say that this process lives; True when the others had not known so, and what it serves must be said again."""
         with answering():
-            return bool(self._beat(keys=[f"{self._prefix}web"], args=[self.process, _SILENT_S]))
+            return bool(self._beat(keys=[f"{self._prefix}web"], args=[self.process, SILENT_S]))
 
     def serves(self, uid: str, name: str) -> None:
         """Say that this process serves version ``name`` now."""
@@ -130,7 +130,7 @@ class Presence:
         """How many web processes live."""
         with answering():
             seconds, micros = self._redis.time()
-            return int(self._redis.zcount(f"{self._prefix}web", seconds + micros / 1e6 - _SILENT_S, "+inf"))
+            return int(self._redis.zcount(f"{self._prefix}web", seconds + micros / 1e6 - SILENT_S, "+inf"))
 
     def standing(self, uid: str, fields: Sequence[str] = ()) -> Standing:
         """What must be served and what is, and ``fields`` of the project, in one round trip.
@@ -140,7 +140,7 @@ class Presence:
         names = ("loaded", "load-errors", "serving", "meta")
         keys = [f"{self._prefix}web", *(self._key(uid, what) for what in names)]
         with answering():
-            target, found, *served = self._standing(keys=keys, args=[_SILENT_S, *(fields or ("uid",))])
+            target, found, *served = self._standing(keys=keys, args=[SILENT_S, *(fields or ("uid",))])
         return Standing(
             target.decode() if target else None,
             tuple(one.decode() for one in served),

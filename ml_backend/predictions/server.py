@@ -90,6 +90,11 @@ class PredictionServer:
 
     # Life
 
+    @property
+    def process(self) -> str:
+        """What this process is called among the others; another one after each `start`."""
+        return self._presence.process
+
     def start(self) -> Self:
         """Begin to follow the aliases in a background thread. Never raises: Redis may come later."""
         self._presence = Presence(self._redis, self._prefix)

@@ -8,7 +8,7 @@ import threading
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
-from ml_backend.errors import BadInput
+from ml_backend.errors import BadInput, Unavailable
 from ml_backend.label_config import parse_label_config
 
 if TYPE_CHECKING:
@@ -44,7 +44,12 @@ class LabelConfigs:
             raise BadInput(field, wrong.reason) from None
         if not controls:
             raise BadInput(field, "has no tag to annotate with, such as Choices or Labels")
-        reason = self._ask(label_config)
+        try:
+            reason = self._ask(label_config)
+        except Unavailable as error:
+            # Nobody can say so now: it is asked again with the next call.
+            log.warning("%s", error)
+            return None
         with self._lock:
             self._seen[digest] = reason
             if len(self._seen) > _REMEMBERED:
@@ -54,6 +59,8 @@ class LabelConfigs:
     def _ask(self, label_config: str) -> str | None:
         try:
             reason = self._check(label_config)
+        except Unavailable:
+            raise
         except Exception as error:
             # The model author's code: its failure must not cut the connection to Label Studio.
             log.exception("check() of the model failed")
