@@ -1,7 +1,10 @@
 """Promotion over whole lives of projects: better versions get through, spoiled ones are caught once there is evidence.
 
-At most a fifth of the tasks is held out, so a project needs 150 labels for the first 30 comparable examples, and the
-comparison begins one training later, since the version that serves then was still trained on everything.
+What the candidate was not trained on is at most a fifth of the tasks, and 30 of them are needed: below 150 labels no
+comparison is possible, whatever the incumbent has seen (and the labels that are new to it are fewer still, a sixth at
+the default growth). It begins one training later, since the version that serves then was trained on everything. So
+"once there are 100 examples" is tested as 100 comparable ones, and for projects of up to 200 labels from the first
+comparison on.
 """
 
 from __future__ import annotations
@@ -105,6 +108,13 @@ def test_more_than_half_of_the_spoiled_versions_are_kept_aside_once_thirty_examp
     judged = [turn for turn in small if turn.comparable >= COMPARABLE]
     assert len(judged) >= 50
     assert sum(not turn.spoiled_promoted for turn in judged) > 0.5 * len(judged)
+
+
+def test_no_comparison_is_possible_below_150_labels_and_every_project_has_one_by_200(small: list[Turn]) -> None:
+    assert all(5 * turn.comparable <= turn.labels for turn in small)
+    judged = [turn for turn in small if turn.comparable >= COMPARABLE]
+    assert min(turn.labels for turn in judged) >= 150
+    assert sum(turn.labels == 200 for turn in judged) == 50
 
 
 def test_below_thirty_comparable_examples_everything_is_promoted(small: list[Turn]) -> None:
