@@ -23,18 +23,19 @@ return number
 
 # Only whoever holds the project may say that an event was seen (the lease's fencing token), and only the first in line.
 # KEYS 1 P:plain-events  2 P:plain  3 P:running
-# ARGV 1 number  2 run id  3 token  4 nonce  5 what fit returned, as JSON, or ''
+# ARGV 1 number or ''  2 run id  3 token  4 nonce  5 what fit returned, as JSON, or ''  6 whether it left anything (0/1)
 # Returns 1, or 0 where nothing was done.
 _TAKE = """
 local held = redis.call('HMGET', KEYS[3], 'id', 'token', 'nonce')
 if held[1] ~= ARGV[2] or held[2] ~= ARGV[3] or held[3] ~= ARGV[4] then return 0 end
-if ARGV[5] ~= '' then redis.call('HSET', KEYS[2], 'output', ARGV[5]) end
 if ARGV[1] ~= '' then
   local first = redis.call('LINDEX', KEYS[1], 0)
   if not first or string.match(first, '^%d+') ~= ARGV[1] then return 0 end
   redis.call('LPOP', KEYS[1])
   redis.call('HDEL', KEYS[2], 'tries')
 end
+if ARGV[5] ~= '' then redis.call('HSET', KEYS[2], 'output', ARGV[5]) end
+if ARGV[6] == '1' then redis.call('HSET', KEYS[2], 'left', '1') end
 return 1
 """
 
@@ -98,16 +99,27 @@ class PlainState:
         with answering():
             return self._redis.llen(self._key(uid, "plain-events"))
 
-    def seen(self, event: WaitingEvent | None, lease: Proof, output: dict[str, Any] | None) -> bool:
+    def seen(self, event: WaitingEvent | None, lease: Proof, output: dict[str, Any] | None, *, left: bool) -> bool:
         """`fit` has seen the event: it leaves the line, and what `fit` returned is kept for the next instances.
 
+        ``left``: `fit` left something behind that no version serves yet; this stays known until `served` says so.
         False when the lease does not hold any more: whoever holds the project now lets it be seen again.
         """
         number = "" if event is None else str(event.number)
         kept: bytes | str = orjson.dumps(output, default=str) if output else ""
         keys = [self._key(lease.uid, name) for name in ("plain-events", "plain", "running")]
         with answering():
-            return bool(self._take(keys=keys, args=[number, lease.run_id, lease.token, lease.nonce, kept]))
+            return bool(self._take(keys=keys, args=[number, lease.run_id, lease.token, lease.nonce, kept, int(left)]))
+
+    def left(self, uid: str) -> bool:
+        """Whether `fit` left something behind that no version serves yet."""
+        with answering():
+            return bool(self._redis.hexists(self._key(uid, "plain"), "left"))
+
+    def served(self, uid: str) -> None:
+        """There is a version of what `fit` left behind."""
+        with answering():
+            self._redis.hdel(self._key(uid, "plain"), "left")
 
     def tried(self, uid: str) -> int:
         """Count a try of the event whose turn it is, before it is made; returns which one it is."""
@@ -155,6 +167,8 @@ class Values(MutableMapping[tuple[str, str], str]):
         self._key = key
         self.given: dict[str, str] = {}
         """What the product knows itself, where the class has set nothing."""
+        self.changes = 0
+        """How often a value became another one."""
 
     def __getitem__(self, key: tuple[str, str]) -> str:
         with answering():
@@ -164,12 +178,15 @@ class Values(MutableMapping[tuple[str, str], str]):
     def __setitem__(self, key: tuple[str, str], value: str) -> None:
         if not isinstance(value, str):
             raise ValueError("Value must be a string")  # noqa: TRY004 - what plain classes know
-        with answering():
-            self._redis.hset(self._key, key[1], value)
+        with answering(), self._redis.pipeline(transaction=True) as pipe:
+            pipe.hget(self._key, key[1])
+            pipe.hset(self._key, key[1], value)
+            before, _ = pipe.execute()
+        self.changes += before != value.encode("utf-8", "surrogatepass")
 
     def __delitem__(self, key: tuple[str, str]) -> None:
         with answering():
-            self._redis.hdel(self._key, key[1])
+            self.changes += bool(self._redis.hdel(self._key, key[1]))
 
     def __contains__(self, key: object) -> bool:
         if not isinstance(key, tuple):

@@ -15,7 +15,7 @@ import pytest
 
 from ml_backend import generations, stand_in
 from ml_backend.bootstrap import Services, make_services
-from ml_backend.errors import ModelNotFound
+from ml_backend.errors import ModelNotFound, WorkerStopping
 from ml_backend.models import find_model
 from ml_backend.plain import PlainBackend
 from ml_backend.plain_state import PlainState, WaitingEvent
@@ -34,6 +34,24 @@ HABITS = MODELS / "habits.py"
 FIRST = MODELS / "first_generation.py"
 FUNCTIONS = MODELS / "functions.py"
 TASKS = [{"id": 91, "data": {"text": "a good thing"}}, {"id": 92, "data": {"text": "a bad thing"}}]
+
+
+IDLE = """
+import os
+from label_studio_ml.model import LabelStudioMLBase
+
+class Idle(LabelStudioMLBase):
+    def setup(self):
+        self.set("model_version", "idle")
+
+    def predict(self, tasks, **kwargs):
+        return [[] for _ in tasks]
+
+    def fit(self, event, data, **kwargs):
+        if data["task"]["data"]["text"] == "write":
+            with open(os.path.join(os.environ["MODEL_DIR"], "weights"), "w") as file:
+                file.write("w")
+"""
 
 
 def event(number: int, project: int = 7, *, text: str = "") -> dict[str, Any]:
@@ -157,6 +175,39 @@ class TestARun:
         seen = [line.split()[:2] for line in (tmp_path / "order.txt").read_text().splitlines()]
         assert seen == [["ANNOTATION_CREATED", "3"], ["START_TRAINING", "3"]]
 
+    def test_a_fit_that_leaves_nothing_behind_makes_no_version(
+        self, open_services: Callable[..., Services], tmp_path: Path
+    ) -> None:
+        idle = tmp_path / "idle.py"
+        idle.write_text(IDLE)
+        services = open_services(idle)
+        for number in (1, 2):
+            services.backend.fit("ANNOTATION_CREATED", event(number))
+            done = carry_out(services)
+        assert done.status == "succeeded"
+        assert [one.name for one in services.registry.versions(uid(7))] == ["idle-1"]
+        services.backend.fit("ANNOTATION_CREATED", event(3, text="write"))
+        carry_out(services)
+        assert [one.name for one in services.registry.versions(uid(7))] == ["idle-2", "idle-1"]
+
+    def test_what_a_killed_run_left_behind_is_served_by_the_next(
+        self, open_services: Callable[..., Services], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        services = open_services(HABITS)
+        for number in range(1, 5):
+            services.backend.fit("ANNOTATION_CREATED", event(number))
+
+        def die(*_: object, **__: object) -> None:
+            raise WorkerStopping("the worker was asked to stop")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(services.registry, "publish", die)
+            assert carry_out(services).status == "queued"
+        assert services.plain().waiting(uid(7)) == 0
+        assert carry_out(services).ending == "WordCounter-v0.0.1-2 promoted: after calls of fit in an earlier run"
+        assert served(services)[0] == ["good", "bad"]
+        assert not services.plain().left(uid(7))
+
     def test_in_the_mode_policy_fit_is_called_once_when_the_policy_says_so(
         self, open_services: Callable[..., Services], tmp_path: Path
     ) -> None:
@@ -224,13 +275,15 @@ class TestTheLine:
         first = line.first(uid(7))
         assert first == WaitingEvent(1, "ANNOTATION_CREATED", {"n": 1})
         runs.expire(uid(7), 1000)
-        assert not line.seen(first, lease, None)
+        assert not line.seen(first, lease, None, left=True)
         assert line.waiting(uid(7)) == 2
         runs.dispatch(uid(7), 2000, lambda *_: True)
         again = runs.start(uid(7), asked_for.id, "another worker", 2001)
         assert again is not None
-        assert line.seen(first, again, {"path": "x"})
-        assert not line.seen(first, again, None), "it is the turn of the next"
+        assert not line.left(uid(7))
+        assert line.seen(first, again, {"path": "x"}, left=True)
+        assert line.left(uid(7))
+        assert not line.seen(first, again, None, left=False), "it is the turn of the next"
         assert line.first(uid(7)) == WaitingEvent(2, "ANNOTATION_UPDATED", {"n": 2})
         assert line.output(uid(7)) == {"path": "x"}
 

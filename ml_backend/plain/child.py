@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import orjson
 
 from ml_backend import generations
+from ml_backend.plain.traces import Traces
 from ml_backend.predictions.answers import normalised
 from ml_backend.sources import choose, load, locate
 
@@ -72,6 +73,7 @@ class _Held:
         module = load(source, alone=True)
         bare = generations.bare_class() if not source.wanted else None
         self._class = bare or choose(module, source, generations.BASE)
+        self._traces = Traces(values)
         self._project = order["uid"].partition(".")[0]
         self._output = order["output"]
         self._kept: tuple[str, Any] | None = None
@@ -88,13 +90,15 @@ class _Held:
         return normalised([] if answer is None else answer, len(tasks), "")
 
     def fit(self, event: str, data: Message, label_config: str, job_id: str, workdir: str) -> Message:
-        """Call its `fit`; ``output`` is what it returned, where that is an object."""
+        """Call its `fit`; ``output`` is what it returned, where that counts, ``left`` whether it left anything."""
         instance = self._of(label_config or self._config, fresh=True)
         self._kept = None
-        made = generations.fit(instance, self.generation, event, data, job_id=job_id, workdir=workdir)
+        with self._traces:
+            made = generations.fit(instance, self.generation, event, data, job_id=job_id, workdir=workdir)
         output = {**made, "job_id": job_id} if isinstance(made, dict) and made and self.generation == 1 else None
         self._output = output or self._output
-        return {"output": output, "version": generations.own_version(instance)}
+        left = self._traces.left or bool(output)
+        return {"output": output, "version": generations.own_version(instance), "left": left}
 
     def _of(self, label_config: str, *, fresh: bool = False) -> Any:  # noqa: ANN401 - anybody's class
         keeps = generations.lives_for_a_version(self.generation) and not fresh

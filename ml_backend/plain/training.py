@@ -37,6 +37,7 @@ class _Fits:
     """What came of the events of one run."""
 
     done: int = 0
+    left: bool = False
     errors: list[str] = field(default_factory=list)
     trace: str = ""
     version: str = ""
@@ -79,7 +80,7 @@ class PlainTrainer(Trainer):
         click = lease.click or lease.trigger == CLICK
         asked = click or (refit.fit == "policy" and lease.trigger not in {"setup", "events"})
         first = self._registry.alias(uid) is None
-        fits = _Fits()
+        fits = _Fits(left=self._kept.left(uid))
 
         def told() -> dict[str, Any]:
             return hello(model, {"uid": uid, "params": params, "output": self._kept.output(uid)})
@@ -92,24 +93,25 @@ class PlainTrainer(Trainer):
                 if asked:
                     self._progress(attempt, "train", 0.7, CLICK)
                     self._start_training(attempt, fits, helper, snapshot)
-            if fits.done or (first and not fits.errors):
+            news = fits.left or (first and not fits.errors)
+            if news:
                 fits.version = fits.version or helper.get().who["version"]
         attempt.trained_size = project.training.trainable
         if lease.trigger == "setup" and not fits.done:
             attempt.snapshot = None  # nothing was learned: the policy goes on as if there had been no run
-        if not fits.done and not (first and not fits.errors):
+        if not news:
             self._nothing_new(attempt, fits, refit.fit)
             return
-        self._make_version(attempt, fits, directory, project, snapshot, params)
+        self._make_version(attempt, fits, directory, project, snapshot, params, first=first and not fits.left)
 
     # --- fit ----------------------------------------------------------------------------------------------------------
 
     def _see(self, attempt: Attempt, fits: _Fits, helper: _Helper, event: WaitingEvent, snapshot: Snapshot) -> None:
         """Let `fit` see the first event of the line; it leaves the line when it has, and not before."""
         uid = attempt.lease.uid
-        output: dict[str, Any] | None = None
+        made: dict[str, Any] = {}
         try:
-            output = self._fit(fits, helper, event.action, event.data, snapshot, f"{event.number}")
+            made = self._fit(fits, helper, event.action, event.data, snapshot, f"{event.number}")
         except PlainDied as error:
             # Killed from outside perhaps: the event is seen again. One that ends every process must not stop the line.
             if self._kept.tried(uid) < _TRIES:
@@ -118,26 +120,26 @@ class PlainTrainer(Trainer):
             fits.failed(event.action, error)
         except PlainFailed as error:
             fits.failed(event.action, error)
-        if not self._kept.seen(event, attempt.lease, output):
+        if not self._kept.seen(event, attempt.lease, made.get("output"), left=made.get("left", False)):
             raise LeaseLost("the lease of this run is lost")
 
     def _start_training(self, attempt: Attempt, fits: _Fits, helper: _Helper, snapshot: Snapshot) -> None:
         data = self._newest(attempt.lease.uid, snapshot)
         try:
-            output = self._fit(fits, helper, CLICK, data, snapshot, attempt.lease.run_id)
+            made = self._fit(fits, helper, CLICK, data, snapshot, attempt.lease.run_id)
         except (PlainDied, PlainFailed) as error:
             fits.failed(CLICK, error)
         else:
-            if not self._kept.seen(None, attempt.lease, output):
+            if not self._kept.seen(None, attempt.lease, made["output"], left=made["left"]):
                 raise LeaseLost("the lease of this run is lost")
 
     def _fit(
         self, fits: _Fits, helper: _Helper, action: str, data: dict[str, Any], snapshot: Snapshot, job: str
-    ) -> dict[str, Any] | None:
+    ) -> dict[str, Any]:
         project = data.get("project")
         named = project.get("label_config") if isinstance(project, dict) else None
         with self._workdir(snapshot.uid, job) as workdir:
-            made = helper.get().fit(
+            made: dict[str, Any] = helper.get().fit(
                 {
                     "event": action,
                     "data": data,
@@ -148,9 +150,9 @@ class PlainTrainer(Trainer):
                 helper.look,
             )
         fits.done += 1
+        fits.left = fits.left or made["left"]
         fits.version = made["version"]
-        output: dict[str, Any] | None = made["output"]
-        return output
+        return made
 
     @contextlib.contextmanager
     def _workdir(self, uid: str, job: str) -> Iterator[Path]:
@@ -199,7 +201,10 @@ class PlainTrainer(Trainer):
             self._finish(attempt, "failed", reason, error=reason, trace=fits.trace, counts=mode == "policy")
             return
         self._ended(attempt)
-        self._finish(attempt, "cancelled", "nothing waits for fit: a run before this one saw it")
+        if fits.done:
+            self._finish(attempt, "succeeded", f"{fits.done} calls of fit left nothing new behind: what serves goes on")
+        else:
+            self._finish(attempt, "cancelled", "nothing waits for fit: a run before this one saw it")
 
     def _make_version(
         self,
@@ -209,6 +214,8 @@ class PlainTrainer(Trainer):
         project: ProjectState,
         snapshot: Snapshot,
         params: dict[str, Any],
+        *,
+        first: bool,
     ) -> None:
         lease, uid = attempt.lease, attempt.lease.uid
         files = directory / "files"
@@ -216,7 +223,9 @@ class PlainTrainer(Trainer):
         files.mkdir(parents=True, mode=0o700)
         note = {"uid": uid, "output": self._kept.output(uid), "version": fits.version}
         (files / NOTE).write_bytes(orjson.dumps(note))
-        reason = f"after {fits.done} calls of fit" if fits.done else "before the first fit"
+        reason = "before the first fit" if first else "after calls of fit in an earlier run"
+        if fits.done:
+            reason = f"after {fits.done} calls of fit"
         with self._phase(attempt, "publish", 0.9):
             number = self._registry.new_number(uid)
             manifest = Manifest(
@@ -237,6 +246,7 @@ class PlainTrainer(Trainer):
             version = self._registry.publish(
                 uid, number, files, manifest, lambda: self._runs.check(lease), now=self._runs.time()
             )
+        self._kept.served(uid)
         self._conclude(attempt, version, failure=fits.reason() if fits.errors else "", trace=fits.trace)
 
 

@@ -69,6 +69,9 @@ class PlainTurns:
         if waiting:
             reason = f"{waiting} events wait for fit"
             self._runs.request(uid, trigger="events", reason=reason, due=now, click=False, now=now)
+        elif self._kept.left(uid):
+            reason = "what fit left behind is not served yet"
+            self._runs.request(uid, trigger="events", reason=reason, due=now, click=False, now=now)
         elif standing.last_id is None and self._registry.alias(uid) is None:
             reason = "the class serves before its first fit"
             self._runs.request(uid, trigger="setup", reason=reason, due=now, click=False, now=now)
