@@ -6,6 +6,8 @@ import base64
 import contextlib
 import json
 import re
+import select
+import socket
 import stat
 import subprocess
 import sys
@@ -48,6 +50,9 @@ class Left:
     found: dict[str, bytes] = field(default_factory=dict)
     modes: dict[str, int] = field(default_factory=dict)
     log: str = ""
+    stranger: int = 0
+    """The port of whom /setup's hostname names: nobody may call there, and the key least of all."""
+    visited: bool = True
 
     def add(self, where: str, what: bytes | str) -> None:
         self.found[where] = self.found.get(where, b"") + (what if isinstance(what, bytes) else what.encode())
@@ -77,7 +82,8 @@ def left(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Left]:
     with server("--port", str(port), "--bind", "127.0.0.1", "--requirepass", SECRETS["a Redis password"]):
         backend = RunningBackend(folder / "data", arguments=[MODEL], environment=told)
         with backend, redis.Redis(port=port, password=SECRETS["a Redis password"]) as client:
-            left = Left()
+            stranger = socket.create_server(("127.0.0.1", 0))
+            left = Left(stranger=stranger.getsockname()[1])
             work(backend, client, left)
             assert backend.process is not None
             for pid in (backend.process.pid, *(one.pid for one in below(backend.process.pid))):
@@ -93,6 +99,8 @@ def left(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Left]:
                 )
                 assert ran.returncode == 0, ran.stderr
                 left.add(f"ml-backend {command}", ran.stdout + ran.stderr)
+            left.visited = bool(select.select([stranger], [], [], 0)[0])
+            stranger.close()
         left.log = backend.log()
         left.add("log", "\n".join(line for line in left.log.splitlines() if not _is_greeting(line)))
         for file in (folder / "data").rglob("*"):
@@ -112,7 +120,7 @@ def work(backend: RunningBackend, client: redis.Redis, left: Left) -> None:
     setup = {
         "project": uid(7),
         "schema": annotation(1)["project"]["label_config"],
-        "hostname": "http://203.0.113.9:8080",
+        "hostname": f"http://127.0.0.1:{left.stranger}",
         "access_token": SECRETS["/setup's access_token"],
         "extra_params": None,
     }
@@ -186,6 +194,10 @@ def ask(
 @pytest.mark.parametrize("name", SECRETS)
 def test_a_planted_secret_is_found_nowhere(left: Left, name: str) -> None:
     assert left.holding(SECRETS[name]) == []
+
+
+def test_the_hostname_that_setup_names_is_never_called(left: Left) -> None:
+    assert left.visited is False
 
 
 def test_the_search_finds_what_is_there(left: Left) -> None:

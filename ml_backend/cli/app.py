@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
+from ml_backend.cli.terminal import Console
 from ml_backend.errors import RefitError
 from ml_backend.secret_files import read_secret_files
 from ml_backend.settings import Settings

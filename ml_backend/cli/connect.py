@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import orjson
-from rich.console import Console
 from rich.markup import escape
 
 from ml_backend.cli.show import open_services
+from ml_backend.cli.terminal import Console
 from ml_backend.errors import BadInput, LabelStudioError, LabelStudioRefused, RefitError
 from ml_backend.settings import read_extra_params
 

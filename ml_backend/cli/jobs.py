@@ -9,12 +9,12 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import orjson
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
 from ml_backend.cli.show import find_uid, open_services
+from ml_backend.cli.terminal import Console
 from ml_backend.errors import BadInput, Unavailable
 from ml_backend.event_way import CLICK
 
@@ -55,7 +55,7 @@ def show_jobs(settings: Settings, project: str | None, *, limit: int, as_json: b
     found = [run for uid in uids for run in _runs(services, uid, limit)]
     console = Console()
     if as_json:
-        console.out(orjson.dumps([_told(run) for run in found], option=orjson.OPT_INDENT_2).decode(), highlight=False)
+        console.json([_told(run) for run in found])
         return
     if not found:
         console.print("No run yet.")

@@ -7,8 +7,7 @@ import re
 from importlib import resources
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-
+from ml_backend.cli.terminal import Console
 from ml_backend.errors import SettingsError
 
 if TYPE_CHECKING:

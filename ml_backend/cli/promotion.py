@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-
 from ml_backend.cli.show import find_uid, open_services
+from ml_backend.cli.terminal import Console
 
 if TYPE_CHECKING:
     from ml_backend.settings import Settings

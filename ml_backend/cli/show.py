@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import orjson
-from rich.console import Console
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
 from ml_backend.bootstrap import PATIENT_TIMEOUT_S, make_services
+from ml_backend.cli.terminal import Console
 from ml_backend.embedded import PrivateValkey
 from ml_backend.errors import ProjectUnknown
 from ml_backend.overview.words import drift_in_words
@@ -28,7 +28,7 @@ def show_status(settings: Settings, project: str | None, *, as_json: bool) -> No
     console = Console()
     if as_json:
         rows = [one.model_dump() for one in found]
-        console.out(orjson.dumps(rows, option=orjson.OPT_INDENT_2).decode(), highlight=False)
+        console.json(rows)
         return
     if not found:
         console.print("No project is known yet: connect this backend in Label Studio (Settings → Model).")
@@ -58,7 +58,7 @@ def show_versions(settings: Settings, project: str | None, *, as_json: bool) -> 
     console = Console()
     if as_json:
         rows = [{"status": one.status, **orjson.loads(orjson.dumps(one.manifest))} for one in found]
-        console.out(orjson.dumps(rows, option=orjson.OPT_INDENT_2).decode(), highlight=False)
+        console.json(rows)
         return
     table = Table(title="Versions")
     for name in ("version", "status", "tasks", "score", "before", "seconds", "why"):

@@ -9,9 +9,9 @@ import sys
 import urllib.request
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.markup import escape
 
+from ml_backend.cli.terminal import Console
 from ml_backend.connecting import USER, keep_address, kept_secret
 from ml_backend.connecting.addresses import with_login
 from ml_backend.embedded import PrivateValkey

@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from ml_backend.cli.show import find_uid, open_services
+from ml_backend.cli.terminal import Console
 from ml_backend.errors import ProjectUnknown, SettingsError
 
 if TYPE_CHECKING:

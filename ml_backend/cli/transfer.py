@@ -9,10 +9,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-
 from ml_backend import __version__
 from ml_backend.cli.show import find_uid, open_services
+from ml_backend.cli.terminal import Console
 from ml_backend.errors import BadInput
 
 if TYPE_CHECKING:
