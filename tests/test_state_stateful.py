@@ -295,6 +295,7 @@ class SyncMeanwhile(Unsaid):
         self.random = Random(0)
         self.sync: Sync | None = None
         self.sees_all = False
+        self.on_their_way = 0
         self.next_page: int | None = 0
         self.read: list[tuple[Page, Between]] = []
 
@@ -303,8 +304,9 @@ class SyncMeanwhile(Unsaid):
         self.random = Random(seed)
 
     def sent(self, payloads: list[Payload]) -> None:
-        for payload in payloads:
+        for left, payload in zip(range(len(payloads) - 1, -1, -1), payloads, strict=True):
             self.follower.hear(payload)
+            self.on_their_way = left
             self.go_on()
 
     def unsaid(self) -> None:
@@ -348,7 +350,8 @@ class SyncMeanwhile(Unsaid):
         differs = self.follower.finish(self.sync)
         if self.sees_all:
             self.behind = False
-            assert not differs
+            # Label Studio's own START_TRAINING comes before the event of the annotation that it counts (fact 12).
+            assert not differs or self.on_their_way
         self.sync = None
 
     def crash(self) -> None:
@@ -417,20 +420,34 @@ def disorder(payloads: list[Payload], random: Random) -> list[Payload]:
 
 
 def run(machine: type[People], client: redis.Redis, runs: int = RUNS) -> None:
-    class Connected(machine):  # type: ignore[misc, valid-type]
-        pass
+    """So many runs of all steps; the shorter ones that hypothesis makes beside them do not count."""
+    lengths: list[int] = []
 
-    Connected.client = client
+    class Counted(machine):  # type: ignore[misc, valid-type]
+        def __init__(self) -> None:
+            self.steps = 0
+            super().__init__()
+
+        @invariant()
+        def a_step_is_done(self) -> None:
+            self.steps += 1
+
+        def teardown(self) -> None:
+            super().teardown()
+            lengths.append(self.steps)
+
+    Counted.client = client
     run_state_machine_as_test(
-        Connected,
+        Counted,
         settings=settings(
-            max_examples=runs,
+            max_examples=runs + runs // 5 + 2,
             stateful_step_count=STEPS,
             deadline=None,
             suppress_health_check=list(HealthCheck),
             print_blob=True,
         ),
     )
+    assert sum(length >= STEPS for length in lengths) >= runs, f"{len(lengths)} runs, too many of them short"
 
 
 def test_events_in_order_need_no_sync_and_after_a_bad_network_a_complete_sync_makes_all_equal(
@@ -439,9 +456,6 @@ def test_events_in_order_need_no_sync_and_after_a_bad_network_a_complete_sync_ma
     run(BadNetwork, valkey)
 
 
-@pytest.mark.xfail(
-    strict=False, reason="one order in some thousands is not right until the next complete sync; hypothesis finds it"
-)
 def test_what_an_event_changed_since_a_sync_began_is_neither_overwritten_nor_removed(valkey: redis.Redis) -> None:
     run(SyncMeanwhile, valkey)
 

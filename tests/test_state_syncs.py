@@ -333,3 +333,18 @@ def test_operations_can_be_applied_outside_of_a_sync(studio: ModelLabelStudio, f
     follower.hear(only(studio.create(1, "Positive")))
     assert follower.state.apply(studio.uid, [("o", 1, "", "", "", "", "")], 1.0) == 1
     assert follower.held() == {}
+
+
+def test_what_took_the_ids_of_a_replaced_tasks_annotations_comes_with_the_sync_that_saw_it(
+    studio: ModelLabelStudio, follower: Follower
+) -> None:
+    follower.hear(only(studio.create(2, "Positive")))
+    studio.delete_everything()
+    studio.import_tasks([["Negative"], []])
+    sync = follower.begin()
+    page, between = follower.fetch(0, 10)
+    # It tells that task 2 is another one; the annotation that was last seen under the first goes with that.
+    follower.hear(only(studio.create(2, "Positive")))
+    follower.syncs.apply(sync, page, follower.now, between=between)
+    assert not follower.finish(sync)
+    follower.check()

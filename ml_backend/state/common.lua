@@ -17,7 +17,8 @@
 --       deletion was of something never seen, which was created before <arrival>. The mark '!<task>': it was replaced by
 --       its successor in the id (fact 5) before its deletion, or its task's, came: that must not hit the successor.
 --   'g<task>' -> when (us) the ground truth mark is known to have been on one of its annotations: older claims are void.
--- P:touched holds what events changed since a sync began: '<annotation id>', 't<task id>', 'g<task id>' for its mark.
+-- P:touched holds what events changed since a sync began: '<annotation id>', 't<task id>', 'g<task id>' for its mark, and
+-- 'r<annotation id>:<created>' (us) for one that went with its task: of another that has its id no event said anything.
 
 local now = tonumber(ARGV[1])
 local now_us = now * 1000000
@@ -70,10 +71,11 @@ local function touch(name)
 end
 -- Whether an event changed this since the sync began: the sync's answer may be older.
 local function is_touched(name) return from_sync and redis.call('SISMEMBER', touched, name) == 1 end
-local function change(id)
+-- `unsaid`: the training set changes here, but the event says nothing about this annotation itself.
+local function change(id, unsaid)
   seq = seq + 1
   redis.call('ZADD', changed_key, seq, id)
-  touch(id)
+  if not unsaid then touch(id) end
 end
 
 local function text(n) return string.format('%.0f', n) end
@@ -185,7 +187,7 @@ local function take_mark(task, id, at, had, new)
 end
 
 local function write(id, task, created, updated, flags, body)
-  if is_touched(id) then return end
+  if is_touched(id) or is_touched('r' .. id .. ':' .. text(created)) then return end
   local born = has(flags, 32)
   if born then flags = flags - 32 end
   local claims = has(flags, 2) and not from_sync
@@ -267,9 +269,11 @@ local function cascade(task, but)
   for _, one in ipairs(siblings(task)) do
     local id = one[1]
     if not (but and but[id]) and not is_touched(id) then
-      if but then deleted('a' .. id, (header(redis.call('HGET', annotations, id)))) end
+      local created = header(redis.call('HGET', annotations, id))
+      if but then deleted('a' .. id, created) end
       remove(id, task, one[2], true)
-      change(id)
+      change(id, true)
+      touch('r' .. id .. ':' .. text(created))
     end
   end
 end
@@ -295,7 +299,7 @@ local function write_task(id, created, updated, body)
     cascade(id)
   elseif old then
     if string.sub(old, at) == body or (not from_sync and updated < u) then return true end
-    for _, one in ipairs(siblings(id)) do if not is_touched(one[1]) then change(one[1]) end end
+    for _, one in ipairs(siblings(id)) do if not is_touched(one[1]) then change(one[1], true) end end
     if created == 0 then created = c end
   end
   redis.call('HSET', tasks, id, struct.pack('>dd', created, updated) .. body)
