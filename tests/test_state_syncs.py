@@ -348,3 +348,19 @@ def test_what_took_the_ids_of_a_replaced_tasks_annotations_comes_with_the_sync_t
     follower.syncs.apply(sync, page, follower.now, between=between)
     assert not follower.finish(sync)
     follower.check()
+
+
+def test_a_mark_that_an_event_gave_is_told_from_one_that_was_there_by_an_older_answer(
+    studio: ModelLabelStudio, follower: Follower
+) -> None:
+    studio.import_tasks([["Positive", "Positive"]])
+    follower.sync()
+    one, other = sorted(studio.annotations)
+    # Several ground truths come with imports: marking one again looks like any edit of it, which takes no mark away.
+    follower.hear(only(studio.update(one, ground_truth=True)))
+    sync = follower.begin()
+    page, between = follower.fetch(0, 10)
+    follower.hear(only(studio.update(other, ground_truth=True)))
+    follower.syncs.apply(sync, page, follower.now, between=between)
+    assert not follower.finish(sync)
+    follower.check()

@@ -317,7 +317,26 @@ local function task_is_dead(task, created)
   return limit and mark ~= '!' and created <= arrival
 end
 
+-- An event said that an annotation has the ground truth mark, and it was thought to have it already; a sync's answer from
+-- before shows it without: so the event gave it the mark, and took it from the siblings.
+local function find_new_marks(at, how_many)
+  for i = at, at + 7 * (how_many - 1), 7 do
+    local id, task = ARGV[i + 1], ARGV[i + 2]
+    if ARGV[i] == 'w' and not has(tonumber(ARGV[i + 5]), 2) and is_touched(id) then
+      local old = redis.call('HGET', annotations, id)
+      if old then
+        local c, u, t, f = header(old)
+        if has(f, 2) and c == tonumber(ARGV[i + 3]) and u > tonumber(ARGV[i + 4]) and text(t) == task then
+          redis.call('SADD', touched, 'g' .. task)
+          take_mark(task, id, u)
+        end
+      end
+    end
+  end
+end
+
 local function operate(at, how_many)
+  if from_sync then find_new_marks(at, how_many) end
   local dead_tasks, seen_tasks = {}, {}
   for i = at, at + 7 * (how_many - 1), 7 do
     local kind, id = ARGV[i], ARGV[i + 1]
