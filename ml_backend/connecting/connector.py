@@ -31,6 +31,7 @@ SEQUENTIAL = "Sequential sampling"
 ARRIVES_WITHIN_S = 10.0
 """A Label Studio with a Redis of its own sends events from a queue."""
 _LOOK_S = 0.02
+_PAUSE_S = 1.0
 
 
 class NotProven(LabelStudioError):
@@ -195,22 +196,32 @@ class Connector:
             step = plan(ours)
             if step is None:
                 return ours, []
-            try:
-                if step.create is not None:
-                    self._api.create_connection(project_id, step.create)
-                elif step.change is not None:
-                    self._api.update_connection(*step.change)
-            except LabelStudioRefused as error:
-                if error.status in {401, 403, 404}:
-                    raise
-                refused.append((ours.url, error))
-                continue
-            return ours, [step.what]
+            error = self._take(step, project_id)
+            if error is not None and len(tried) == 1 and "health check failed" in str(error).lower():
+                # Label Studio waits a second for the answer, and not longer: one miss may be a busy moment.
+                time.sleep(_PAUSE_S)
+                error = self._take(step, project_id)
+            if error is None:
+                return ours, [step.what]
+            refused.append((ours.url, error))
         reasons = "\n".join(f"  {url}: {error}" for url, error in refused)
         advice = "\n".join(dict.fromkeys(_advice(str(error)) for _, error in refused))
         raise LabelStudioRefused(
             refused[-1][1].status, f"Label Studio does not take this backend:\n{reasons}\n{advice}"
         ) from refused[-1][1]
+
+    def _take(self, step: Step, project_id: int) -> LabelStudioRefused | None:
+        """Make or change the connection; Label Studio's refusal of the address, if it refuses it."""
+        try:
+            if step.create is not None:
+                self._api.create_connection(project_id, step.create)
+            elif step.change is not None:
+                self._api.update_connection(*step.change)
+        except LabelStudioRefused as error:
+            if error.status in {401, 403, 404}:
+                raise
+            return error
+        return None
 
     def _webhooks(self, details: ProjectDetails, ours: Ours, done: Connected) -> None:
         connections = self._api.connections(details.project.id)

@@ -39,7 +39,8 @@ def examine(services: Services, project_ids: Sequence[int] = (), *, deadline_s: 
     found = run(here, deadline_s)
     if any(one.verdict == "problem" and one.check in {"redis", "label-studio", "label-studio.key"} for one in found):
         return found
-    return found + run([("projects", lambda: projects.check(services, project_ids))], 4 * deadline_s)
+    count = len(project_ids or services.state.uids())
+    return found + run([("projects", lambda: projects.check(services, project_ids))], deadline_s * max(2, count))
 
 
 def run(checks: Sequence[tuple[str, Check]], deadline_s: float) -> list[Finding]:

@@ -63,7 +63,6 @@ def answers(services: Services) -> Iterator[Finding]:
     """Whether the web server answers here, in the time that Label Studio gives it, and takes the present login."""
     this = own(services.settings)
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    began = time.monotonic()
     try:
         opener.open(f"{this.here}/health", timeout=5).close()
     except (OSError, urllib.error.URLError) as error:
@@ -76,7 +75,8 @@ def answers(services: Services) -> Iterator[Finding]:
     if this.login is not None:
         request.add_header("Authorization", basic(this.login))
     try:
-        opener.open(request, timeout=10).close()
+        # One slow answer of three is a busy moment, not a fault.
+        took = min(_timed(opener, request) for _ in range(3))
     except urllib.error.HTTPError as error:
         error.close()
         if error.code == 401:
@@ -85,11 +85,12 @@ def answers(services: Services) -> Iterator[Finding]:
                 f"the web server at {this.here} refuses the login that this command knows",
                 "run doctor with the same BASIC_AUTH_PASS and --data-dir as the backend",
             )
-            return
+        else:
+            yield problem("answers", f"{this.here} answers with {error.code}", "look at the backend's log")
+        return
     except OSError as error:
         yield problem("answers", f"{this.here} stopped answering: {error}", "look at the backend's log")
         return
-    took = time.monotonic() - began
     if took > LIMIT_S:
         yield problem(
             "answers", f"it took {took:.2f} s to answer; Label Studio gives up after 1 s", "raise WORKERS or THREADS"
@@ -98,6 +99,12 @@ def answers(services: Services) -> Iterator[Finding]:
         yield note("answers", f"it took {took:.2f} s to answer, which annotators feel", "raise WORKERS or THREADS")
     else:
         yield ok("answers", f"the web server at {this.here} answers after {took * 1000:.0f} ms")
+
+
+def _timed(opener: urllib.request.OpenerDirector, request: urllib.request.Request) -> float:
+    began = time.monotonic()
+    opener.open(request, timeout=10).close()
+    return time.monotonic() - began
 
 
 def store(services: Services) -> Iterator[Finding]:

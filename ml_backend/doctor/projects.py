@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from ml_backend.state import ProjectState
 
 _OWN_THRESHOLD_FROM = 2
+_PAUSE_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +56,10 @@ def check(services: Services, project_ids: Sequence[int]) -> Iterator[Finding]:
         yield note("projects", "no project is connected yet", "run: ml-backend connect --project NUMBER")
         return
     with services.label_studio(timeout_s=10.0, patience_s=2.0) as api:
+        organizations = [one for one in api.webhooks() if one.project_id is None]
         for project_id in wanted:
             try:
-                seen = look(services, api, project_id)
+                seen = look(services, api, project_id, organizations)
             except LabelStudioRefused as refused:
                 if refused.status == 404:
                     advice = "ask for access, or forget it: ml-backend disconnect"
@@ -72,18 +75,20 @@ def check(services: Services, project_ids: Sequence[int]) -> Iterator[Finding]:
             yield from judge(seen)
 
 
-def look(services: Services, api: LabelStudioApi, project_id: int) -> Seen:
+def look(services: Services, api: LabelStudioApi, project_id: int, organizations: Sequence[Webhook]) -> Seen:
     """Ask both sides. Label Studio asks its connections for /health and /setup on the way."""
     details = api.project(project_id)
     uid = details.project.uid or ""
     connections = api.connections(project_id)
-    hooks = {one.id: one for one in (*api.webhooks(project_id), *api.webhooks())}
-    mine = [one for one in hooks.values() if one.project_id in {None, project_id}]
+    if any(one.state == "DI" for one in connections):
+        # It waits a second for the answer, and not longer: one miss may be a busy moment.
+        time.sleep(_PAUSE_S)
+        connections = api.connections(project_id)
     return Seen(
         details=details,
         known=services.state.load(uid),
         connections=connections,
-        webhooks=mine,
+        webhooks=[*api.webhooks(project_id), *organizations],
         ours=services.connector(api).ours(uid),
         unsupported=services.model_class().check(details.project.label_config or ""),
         sync_error=services.standings().load(uid).error or "",

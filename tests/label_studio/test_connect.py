@@ -156,12 +156,10 @@ def test_all_connects_what_the_model_supports_and_says_why_not_the_rest(
     ("arguments", "environment", "said"),
     [
         (["--project", "999999"], {}, "Label Studio has no project 999999"),
-        ([], {}, "--project: name one"),
         (["--project", "{project}", "--url", "http://127.0.0.1:9"], {}, "--host 0.0.0.0"),
         (["--project", "{project}", "--url", "http://nowhere.invalid:9"], {}, "as seen from Label Studio"),
         (["--project", "{project}", "--extra-params", '{"refit": {"retrain": {"evry": 5}}}'], {}, "refit.retrain.evry"),
         (["--project", "{project}"], {"LABEL_STUDIO_API_KEY": "f" * 40}, "does not know LABEL_STUDIO_API_KEY"),
-        (["--project", "{project}"], {"LABEL_STUDIO_API_KEY": ""}, "LABEL_STUDIO_API_KEY: is not set"),
     ],
 )
 def test_what_is_wrong_is_said_with_what_to_do(

@@ -98,7 +98,7 @@ def test_it_ends_with_predictions_learned_in_this_run_and_a_second_start_keeps_t
                 driver.annotate(task, choices(TRUTH[tasks[task]]))
             wait_until(
                 lambda: len(predictions(driver, project)) >= len(tasks),
-                120,
+                240,
                 f"every task has a prediction of the first version\n{running.printed()[-4000:]}",
                 every_s=0.5,
             )
