@@ -164,7 +164,7 @@ def _rank(margin: float, text: str) -> float:
     """The margin, and for each text some chance that is always the same.
 
     Until the next training many of the smallest margins are those of texts that are much alike: labelling all of them
-    teaches little more than labelling one. With chance, BANKING77 needs a tenth less labels.
+    teaches little more than labelling one. On BANKING77 chance saves 3 labels in 100, and the worst case more.
     """
     words = " ".join(text.split())
     chance = zlib.crc32(words.encode("utf-8", "surrogatepass")) / 2**32
