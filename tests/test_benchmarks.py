@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from benchmarks import active_learning, http, memory, peer, predict, scale, soak, submit, versions
+from benchmarks import active_learning, http, memory, peer, predict, scale, soak, state, submit, versions
 from benchmarks.common import Options, Row, alternate, compared, report, single
 
 if TYPE_CHECKING:
@@ -60,6 +60,10 @@ def test_a_soak_of_seconds_loses_nothing_and_counts_right() -> None:
     assert rows["failed requests and runs"].ours == 0, rows["failed requests and runs"].note
     assert rows["counters that differ at the end"].ours == 0, rows["counters that differ at the end"].note
     assert any(what.startswith("valkey") for what in rows)
+
+
+def test_memory_and_record_cost_of_the_training_set() -> None:
+    assert_measured(state.measured(SHORT))
 
 
 def test_what_an_annotator_feels_of_submit(label_studio: RealLabelStudio, tmp_path: Path) -> None:
