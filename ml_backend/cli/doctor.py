@@ -5,12 +5,11 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-import orjson
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from ml_backend.cli.show import open_services
+from ml_backend.cli.terminal import Console
 from ml_backend.doctor import examine
 
 if TYPE_CHECKING:
@@ -29,7 +28,7 @@ def show_doctor(settings: Settings, projects: Sequence[int], *, as_json: bool) -
     console = Console(highlight=False)
     if as_json:
         found = examine(services, projects)
-        console.out(orjson.dumps(found, option=orjson.OPT_INDENT_2).decode(), highlight=False)
+        console.json(found)
     else:
         with Console(stderr=True).status("looking"):
             found = examine(services, projects)

@@ -6,9 +6,8 @@ import os
 import socket
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-
 from ml_backend.cli.start import answers, log, process_argv, told_to_children, valkey_spec, web_specs, worker_specs
+from ml_backend.cli.terminal import Console
 from ml_backend.connecting import USER, keep_address, kept_secret
 from ml_backend.demo import RELEASE, Place
 from ml_backend.demo.place import EMAIL
