@@ -15,7 +15,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from ml_backend.clock import Clock
-from ml_backend.errors import SettingsError
+from ml_backend.errors import SettingsError, Unavailable
 from ml_backend.event_way import EventWay, ProjectSettings, forget
 from ml_backend.lease import LeaseKeeper
 from ml_backend.media import Cache, Hosts, Media
@@ -31,7 +31,7 @@ from ml_backend.redis_address import client_of
 from ml_backend.refresh import Records, Refresher, Refreshing
 from ml_backend.registry import Registry
 from ml_backend.runs import Runs
-from ml_backend.settings import Settings
+from ml_backend.settings import Refit, Settings
 from ml_backend.state import State, SyncState
 from ml_backend.state.due import CLAIM_S, DueList
 from ml_backend.state.purge import Purge
@@ -371,10 +371,26 @@ def make_services(
     server: PredictionServer | RemotePredictions
     media = make_media(settings, state)
 
-    def make(uid: str, label_config: str) -> TrainingBackend:
-        return chosen(uid.partition(".")[0], label_config).fetching(media.of(uid))
+    def set_for(uid: str) -> tuple[Refit, dict[str, Any]]:
+        try:
+            project = state.load(uid)
+        except Unavailable as error:
+            log.warning("project %s: a version is loaded with the operator's settings alone: %s", uid, error)
+            return settings.refit, {}
+        return project_settings.read(project.extra_params if project is not None else "")
 
-    server = here = PredictionServer(registry, make, client, prefix=prefix, models=settings.max_models)
+    def make(uid: str, label_config: str) -> TrainingBackend:
+        made = chosen(uid.partition(".")[0], label_config, extra_params=set_for(uid)[1])
+        return made.fetching(media.of(uid))
+
+    server = here = PredictionServer(
+        registry,
+        make,
+        client,
+        prefix=prefix,
+        models=settings.max_models,
+        strategy=lambda uid: set_for(uid)[0].predictions.strategy,
+    )
     if not models:
         # A client of its own: it waits for answers longer than any other call may take.
         server = RemotePredictions(here, Desk(connect(settings, timeout_s=PATIENT_TIMEOUT_S), prefix))

@@ -187,12 +187,17 @@ class TrainingRun(Protocol):
 
     directory: Path
     """Write the version's files here, and nowhere else."""
-    previous: Path | None
-    """The verified files of the parent version, to start from; None for a first version."""
     params: Mapping[str, Any]
     """What stands beside ``refit`` in the connection's extra params: the model's own settings."""
     seed: int
     """The same for the same run, so that a repetition gives the same model."""
+
+    @property
+    def previous(self) -> Path | None:
+        """The verified files of the parent version, to start from; None for a first version.
+
+        Who reads it counts as having begun from them: what the parent was trained on then never scores this version.
+        """
 
     @property
     def cancelled(self) -> bool:

@@ -72,6 +72,9 @@ class PromoteSettings(_Strict):
     min_gain: float = Field(0.0, ge=0, le=1, description="The gain in score that min_gain asks for.")
 
 
+Strategy = Literal["margin", "confidence", "priority"]
+
+
 class PredictionSettings(_Strict):
     """Which predictions go back to Label Studio."""
 
@@ -82,8 +85,11 @@ class PredictionSettings(_Strict):
     show: bool = Field(
         True, description="Whether annotators see predictions; false avoids anchoring and keeps the order (fact 22)."
     )
-    strategy: Literal["margin", "confidence", "priority"] = Field(
-        "margin", description="What a prediction's rank is made of."
+    strategy: Strategy = Field(
+        "margin",
+        description="What a prediction's rank is made of, from the next version on: the model's own score (a margin, "
+        "for the shipped ones), the confidence of its least sure region, or the `priority` that the model gives. The "
+        "lowest rank is handed out first.",
     )
     max_seconds: float | None = Field(
         None,

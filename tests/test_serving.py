@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import redis
 
     from ml_backend.predictions import PredictionServer
+    from ml_backend.settings import Strategy
 
 
 @pytest.fixture(scope="module")
@@ -522,6 +523,19 @@ def test_every_usual_form_of_an_answer_becomes_a_list_of_predictions(answer: obj
     got = normalised(answer, 1, "v1")
     assert [[prediction["score"] for prediction in one] for one in got] == scores
     assert all(prediction["model_version"] == "v1" for one in got for prediction in one)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "ranked"),
+    [("margin", [0.4, 0.4, 0.0]), ("confidence", [0.2, 0.4, 0.0]), ("priority", [7.0, 0.4, 0.0])],
+)
+def test_a_strategy_ranks_by_what_there_is_and_never_by_nothing(strategy: Strategy, ranked: list[float]) -> None:
+    full = {"result": [{"score": 0.9}, {"score": 0.2}, {"score": None}], "score": 0.4, "priority": 7}
+    bare = {"result": [{"value": {}}], "score": 0.4, "priority": None}
+    nothing = {"result": []}
+    got = normalised([full, bare, nothing], 3, "v1", strategy)
+    assert [prediction["score"] for [prediction] in got] == ranked
+    assert all(prediction.keys() == {"result", "score", "model_version"} for [prediction] in got)
 
 
 def test_numpy_values_deep_in_a_result_become_plain_ones() -> None:

@@ -294,6 +294,41 @@ def test_the_parents_files_are_there_to_start_from(services: Services, trainer: 
     assert (seen[0] / "words.json").is_file()
 
 
+@pytest.mark.parametrize("warm", [True, False])
+def test_who_begins_from_the_parents_weights_knows_its_tasks_too(
+    services: Services, trainer: Trainer, warm: bool
+) -> None:
+    annotate(services, *range(1, 13))
+    run(services, trainer)
+    services.state.record(AnnotationsDeleted("ANNOTATIONS_DELETED", PROJECT, (1,)), time.time())
+    Switchable.during = lambda training_run: training_run.previous if warm else None
+    run(services, trainer)
+    assert services.registry.serving(UID).manifest.trained_on_ids == set(range(1 if warm else 2, 13))
+
+
+class Outspoken(CountingModel):
+    """Its score is what the connection's extra params say."""
+
+    def predict(self, tasks: list[dict[str, Any]], context: dict[str, Any] | None = None, **kwargs: Any) -> Any:
+        return [{**one, "score": self.extra_params["own"]} for one in super().predict(tasks, context, **kwargs)]
+
+
+@pytest.mark.parametrize(("strategy", "score"), [("margin", 0.125), ("confidence", 19 / 20), ("priority", 0.125)])
+def test_what_serves_knows_the_projects_extra_params_and_how_it_ranks(
+    services: Services, trainer: Trainer, strategy: str, score: float
+) -> None:
+    annotate(services, *range(1, 13))
+    params = f'{{"own": 0.125, "refit": {{"predictions": {{"strategy": "{strategy}"}}}}}}'
+    services.state.setup(UID, CONFIG, params, time.time())
+    run(services, trainer)
+    web = make_services(services.settings, timeout_s=5, model_class=Outspoken)
+    try:
+        [[prediction]] = web.server.predict(UID, [{"id": 1, "data": {"text": "good good good"}}], CONFIG)
+    finally:
+        web.close()
+    assert prediction["score"] == score
+
+
 def test_a_run_whose_turn_it_is_not_does_nothing(services: Services, trainer: Trainer) -> None:
     annotate(services, *range(1, 13))
     trainer.run(UID, "7-1795333883-99", "worker-1")

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ml_backend.examples import JsonObject
+    from ml_backend.settings import Strategy
 
 log = logging.getLogger(__name__)
 
@@ -35,11 +36,13 @@ class Answering:
 
     ``ask`` gets tasks and returns the model's raw answer, ``version`` becomes each prediction's ``model_version``,
     ``deadline`` is on ``time.monotonic``'s clock: tasks that are not done by then stay without a prediction.
+    ``strategy`` is what ranks them (`rank`).
     """
 
     ask: Callable[[list[JsonObject]], object]
     version: str
     deadline: float
+    strategy: Strategy = "margin"
     _failed: int = field(default=0, init=False)
     _first_error: str = field(default="", init=False)
 
@@ -75,7 +78,7 @@ class Answering:
             return [[] for _ in tasks]
         # A model author's code may raise anything.
         try:
-            return normalised(self.ask(tasks), len(tasks), self.version)
+            return normalised(self.ask(tasks), len(tasks), self.version, self.strategy)
         except RunEnded:
             raise  # a worker that is asked to stop says so wherever the program is, in the model too
         except Exception as error:
@@ -88,7 +91,7 @@ class Answering:
         return self._chunk(tasks[:middle]) + self._chunk(tasks[middle:])
 
 
-def normalised(answer: object, expected: int, version: str) -> list[list[JsonObject]]:
+def normalised(answer: object, expected: int, version: str, strategy: Strategy = "margin") -> list[list[JsonObject]]:
     """A model's answer to ``expected`` tasks as plain JSON: lists of ``{"result", "score", "model_version"}``.
 
     Takes a list with a prediction, a list of predictions or nothing (``[]``, ``{}``, None) for each task, or an object
@@ -98,7 +101,7 @@ def normalised(answer: object, expected: int, version: str) -> list[list[JsonObj
     items = _plain(_listed(answer))
     if len(items) != expected:
         raise _Invalid(f"{len(items)} predictions for {expected} tasks")
-    return [[_prediction(one, version) for one in _several(item)] for item in items]
+    return [[_prediction(one, version, strategy) for one in _several(item)] for item in items]
 
 
 def _listed(answer: object) -> list[object]:
@@ -134,13 +137,31 @@ def _several(item: object) -> list[object]:
     return item if isinstance(item, list) else [item]
 
 
-def _prediction(one: object, version: str) -> JsonObject:
+def rank(prediction: Mapping[str, Any], strategy: Strategy) -> float:
+    """What Label Studio orders by, the lowest first (fact 16); never null, since nulls come before everything.
+
+    ``margin``: the prediction's own score. ``confidence``: that of its least sure region. ``priority``: what the model
+    gives beside the score under that name. Where that is not there or no number: the own score, else 0.
+    """
+    own = _number(prediction.get("score"))
+    if strategy == "confidence":
+        sure = [score for region in prediction["result"] if (score := _number(region.get("score"))) is not None]
+        chosen = min(sure, default=None)
+    else:
+        chosen = _number(prediction.get("priority")) if strategy == "priority" else None
+    return next((score for score in (chosen, own) if score is not None), 0.0)
+
+
+def _number(value: object) -> float | None:
+    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+        return None
+    return float(value)
+
+
+def _prediction(one: object, version: str, strategy: Strategy) -> JsonObject:
     if not isinstance(one, dict):
         raise _Invalid(f"a prediction is {type(one).__name__}, not an object")
     result = one.get("result")
     if not isinstance(result, list) or not all(isinstance(region, dict) for region in result):
         raise _Invalid("a prediction's result is not a list of regions")
-    score = one.get("score")
-    if not isinstance(score, int | float) or isinstance(score, bool) or not math.isfinite(score):
-        score = 0.0
-    return {"result": result, "score": float(score), "model_version": version}
+    return {"result": result, "score": rank(one, strategy), "model_version": version}

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ml_backend.backend import TrainingBackend
     from ml_backend.examples import JsonObject
     from ml_backend.registry import Alias, Registry
+    from ml_backend.settings import Strategy
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +39,7 @@ class _Loaded:
     number: int
     name: str
     model: TrainingBackend
+    strategy: Strategy
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +54,9 @@ class PredictionServer:
     """Answers `/predict` from loaded versions; a request waits for a load only when nothing of the project is loaded.
 
     ``make_model(uid, label_config)`` makes an instance to load a version into; ``models`` is how many loaded models
-    stay in memory, the least recently used goes first. Any number of threads may call `predict`; `start` and `close`
-    belong to one process, after a fork.
+    stay in memory, the least recently used goes first. ``strategy(uid)``, what ranks a project's predictions, is asked
+    for when a version is loaded. Any number of threads may call `predict`; `start` and `close` belong to one process,
+    after a fork.
     """
 
     def __init__(
@@ -64,6 +67,7 @@ class PredictionServer:
         prefix: str = "mlb:",
         *,
         models: int = 16,
+        strategy: Callable[[str], Strategy] = lambda _uid: "margin",
         poll_s: float = _POLL_S,
         retry_s: float = _RETRY_S,
     ) -> None:
@@ -72,6 +76,7 @@ class PredictionServer:
         self._redis = redis
         self._prefix = prefix
         self._models = max(1, models)
+        self._strategy = strategy
         self._poll_s = poll_s
         self._retry_s = retry_s
         self._loaded: OrderedDict[str, _Loaded] = OrderedDict()
@@ -146,7 +151,8 @@ class PredictionServer:
         if loaded is None:
             return [[] for _ in tasks]
         model = loaded.model.for_config(label_config)
-        answers = Answering(lambda some: model.predict(some, context=context), loaded.name, deadline).answers(tasks)
+        answering = Answering(lambda some: model.predict(some, context=context), loaded.name, deadline, loaded.strategy)
+        answers = answering.answers(tasks)
         for task, answer in zip(tasks, answers, strict=True):
             if answer:
                 self._warm_with[uid] = (task, label_config)
@@ -263,7 +269,7 @@ class PredictionServer:
             self._note(uid, name, f"{type(error).__name__}: {error}")
             return None
         log.info("project %s: %s loaded in %.2f s", uid, name, time.monotonic() - began)
-        return _Loaded(number, name, model)
+        return _Loaded(number, name, model, self._strategy(uid))
 
     def _warm(self, uid: str, model: TrainingBackend) -> None:
         known = self._warm_with.get(uid)

@@ -171,7 +171,7 @@ class Sending:
     def _asked(self, tasks: Sequence[PlainTask], until: float) -> list[Kept | None]:
         """The model's first prediction for each task; None where it has none."""
         questions = [{"id": task.id, "data": task.data, "project": self._project} for task in tasks]
-        answering = Answering(self._ask, self._name, until)
+        answering = Answering(self._ask, self._name, until, self.settings.strategy)
         return [
             Kept(_digest(task), answer[0]["result"], answer[0]["score"]) if answer else None
             for task, answer in zip(tasks, answering.answers(questions), strict=True)

@@ -57,14 +57,19 @@ class Comparing:
         ``fetch`` brings the examples' media."""
         held = scores.held_out(written.lines)
         self.trained = tuple(line for line in written.lines if line.task not in held)
-        seen = parent.manifest.trained_on_ids if parent is not None else frozenset[int]()
+        self._seen = parent.manifest.trained_on_ids if parent is not None else frozenset[int]()
         self._unseen = tuple(line for line in written.lines if line.task in held)
-        self._fresh = tuple(line for line in self._unseen if line.task not in seen)
+        self._fresh = tuple(line for line in self._unseen if line.task not in self._seen)
         self._written = written
         self._parent = parent
         self._make_model = make_model
         self._damaged = damaged
         self._fetch = fetch
+
+    def learnt_from(self, *, warm: bool) -> frozenset[int]:
+        """Ids of the tasks behind the new version. Whoever began from the parent's weights knows its tasks too."""
+        own = frozenset(line.task for line in self.trained)
+        return own | self._seen if warm else own
 
     def outcome(self, candidate: Path, incumbent: Path | None, settings: PromoteSettings) -> Outcome:
         """Load both versions and score them. An exception of the new one passes through: it blocks the promotion."""

@@ -66,12 +66,20 @@ class Run:
     """The `TrainingRun` that `train` gets."""
 
     directory: Path
-    previous: Path | None
+    parent: Path | None
     params: Mapping[str, Any]
     seed: int
     keeper: Keeper
     report: Callable[[float, str], None]
+    warm: bool = field(default=False, init=False)
+    """Whether the model asked for its parent's files: what it knows then includes what the parent was trained on."""
     _reported: float = field(default=-1.0, repr=False)
+
+    @property
+    def previous(self) -> Path | None:
+        """The verified files of the parent version."""
+        self.warm = self.parent is not None
+        return self.parent
 
     @property
     def cancelled(self) -> bool:
@@ -207,7 +215,7 @@ class Trainer:
         comparing = Comparing(written, parent, make_model, damaged=damaged, fetch=fetch)
         run = Run(
             directory=files,
-            previous=previous,
+            parent=previous,
             params=params,
             seed=int.from_bytes(hashlib.sha256(lease.run_id.encode()).digest()[:4], "big"),
             keeper=attempt.keeper,
@@ -225,12 +233,12 @@ class Trainer:
             own = model.train(data, run) or {}
             run.stop_if_asked()
         with self._phase(attempt, "compare", 0.8):
-            outcome = comparing.outcome(files, run.previous, refit.promote)
+            outcome = comparing.outcome(files, previous, refit.promote)
             if refit.serve is not None:
                 outcome = replace(outcome, promote=False, reason=f"version {refit.serve} is pinned; {outcome.reason}")
             run.stop_if_asked()
         manifest = Manifest(
-            trained_on=encode_ids(line.task for line in comparing.trained),
+            trained_on=encode_ids(comparing.learnt_from(warm=run.warm)),
             metrics=Metrics(
                 candidate=outcome.candidate,
                 incumbent=outcome.incumbent,
