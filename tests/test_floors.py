@@ -33,7 +33,7 @@ FLOORS: dict[str, frozenset[str]] = {
     ),
     "what several parts share": frozenset({"lifeline", "redis_address", "redis_errors", "scripting"}),
     "parts with I/O": frozenset(
-        {"blobs", "embedded", "jobs", "label_studio", "media", "plain_state", "registry", "runs", "state", "tally"}
+        {"embedded", "jobs", "label_studio", "media", "plain_state", "registry", "runs", "state", "tally"}
     ),
     "use cases": frozenset(
         {

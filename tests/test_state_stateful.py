@@ -462,9 +462,6 @@ def test_events_in_order_need_no_sync_and_after_a_bad_network_a_complete_sync_ma
     run(BadNetwork, valkey)
 
 
-@pytest.mark.xfail(
-    strict=False, reason="one order in some thousands is not right until the next complete sync, which it asks for"
-)
 def test_what_an_event_changed_since_a_sync_began_is_neither_overwritten_nor_removed(valkey: redis.Redis) -> None:
     run(SyncMeanwhile, valkey)
 

@@ -364,3 +364,26 @@ def test_a_mark_that_an_event_gave_is_told_from_one_that_was_there_by_an_older_a
     follower.syncs.apply(sync, page, follower.now, between=between)
     assert not follower.finish(sync)
     follower.check()
+
+
+def test_what_nobody_told_of_a_task_comes_although_the_last_annotation_known_of_it_went_meanwhile(
+    studio: ModelLabelStudio, follower: Follower
+) -> None:
+    studio.import_tasks([["Positive"]])  # an annotation without an event (fact 8)
+    sync = follower.begin()
+    follower.hear(only(studio.create(3, "Negative")))
+    follower.hear(only(studio.delete([2])))
+    page, between = follower.fetch(0, 10)
+    follower.syncs.apply(sync, page, follower.now, between=between)
+    assert not follower.finish(sync)
+    follower.check()
+
+
+def test_a_task_that_was_deleted_meanwhile_is_not_brought_back(studio: ModelLabelStudio, follower: Follower) -> None:
+    studio.import_tasks([["Positive"]])
+    sync = follower.begin()
+    page, between = follower.fetch(0, 10)
+    follower.hear(only(studio.create(3, "Negative")))
+    follower.hear(only(studio.delete_tasks([3])))
+    follower.syncs.apply(sync, page, follower.now, between=between)
+    follower.check()

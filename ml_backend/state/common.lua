@@ -290,7 +290,11 @@ end
 -- Returns whether the task is alive.
 local function write_task(id, created, updated, body)
   local old = redis.call('HGET', tasks, id)
-  if is_touched('t' .. id) then return old end
+  if is_touched('t' .. id) then
+    if old then return true end
+    -- An event deleted it, or it only went with its last annotation; others of it may never have been told of.
+    if dead('t' .. id, created) then return false end
+  end
   local c, u, at = 0, 0, 1
   if old then c, u, at = struct.unpack('>dd', old) end
   if not from_sync and (created > 0 and created < c or dead('t' .. id, created)) then return false end
@@ -311,8 +315,7 @@ end
 -- Whether an annotation came for a task that is deleted, as far as the annotation's own date tells.
 local function task_is_dead(task, created)
   if redis.call('HEXISTS', tasks, task) == 1 then return false end
-  if is_touched('t' .. task) then return true end
-  if from_sync then return false end
+  if from_sync and not is_touched('t' .. task) then return false end
   local limit, arrival, mark = tomb('t' .. task)
   return limit and mark ~= '!' and created <= arrival
 end
