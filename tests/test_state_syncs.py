@@ -387,3 +387,18 @@ def test_a_task_that_was_deleted_meanwhile_is_not_brought_back(studio: ModelLabe
     follower.hear(only(studio.delete_tasks([3])))
     follower.syncs.apply(sync, page, follower.now, between=between)
     follower.check()
+
+
+def test_a_mark_that_a_sibling_took_without_a_word_goes_although_an_event_changed_its_owner_meanwhile(
+    studio: ModelLabelStudio, follower: Follower
+) -> None:
+    studio.import_tasks([["Positive", "Positive"]])  # both are ground truths (fact 8)
+    follower.sync()
+    studio.update(1, ground_truth=True)  # takes the mark from the second (fact 23); lost
+    sync = follower.begin()
+    follower.hear(only(studio.update(1, label="Negative")))
+    follower.hear(only(studio.update(2, ground_truth=True)))  # known to have it: no news
+    page, between = follower.fetch(0, 10)
+    follower.syncs.apply(sync, page, follower.now, between=between)
+    assert not follower.finish(sync)
+    follower.check()

@@ -186,8 +186,29 @@ local function take_mark(task, id, at, had, new)
   return mine
 end
 
+-- An event changed an annotation since the sync began, and what Label Studio shows has the date of that change but not the
+-- mark: its mark was taken afterwards, which nobody says when its sibling was thought to have one already.
+local function unmark(id, task, created, updated)
+  local old = redis.call('HGET', annotations, id)
+  if not old then return end
+  local c, u, t, f, at = header(old)
+  if not has(f, 2) or c ~= created or u ~= updated or text(t) ~= task then return end
+  local list = siblings(task)
+  local was = any_useful(list)
+  for _, one in ipairs(list) do if one[1] == id then one[2] = f - 2 end end
+  keep(task, list, was)
+  count(f, -1)
+  count(f - 2, 1)
+  redis.call('HSET', annotations, id, pack(c, u, t, f - 2, string.sub(old, at)))
+  change(id)
+end
+
 local function write(id, task, created, updated, flags, body)
-  if is_touched(id) or is_touched('r' .. id .. ':' .. text(created)) then return end
+  if is_touched(id) then
+    if not has(flags, 2) then unmark(id, task, created, updated) end
+    return
+  end
+  if is_touched('r' .. id .. ':' .. text(created)) then return end
   local born = has(flags, 32)
   if born then flags = flags - 32 end
   local claims = has(flags, 2) and not from_sync

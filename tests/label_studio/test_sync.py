@@ -348,7 +348,7 @@ def test_without_a_key_what_is_missing_is_shown(driver: Driver, start: Callable[
         driver.annotate(task, choices("letter"))
     deaf(driver, project, yes=False)
     driver.annotate(tasks[3], choices("invoice"))
-    wait_until(lambda: status(backend, uid)["missing"] == 3, 10, "three missing annotations")
+    wait_until(lambda: status(backend, uid)["drift"]["missing"] == 3, 10, "three missing annotations")
     shown = " ".join(cli(backend, "status").stdout.split())
     assert "3 annotations not seen; set LABEL_STUDIO_API_KEY" in shown
     asked = cli(backend, "sync", uid)
