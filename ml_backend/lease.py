@@ -130,7 +130,7 @@ class LeaseKeeper:
             "grace_s": self._grace_s,
         }
         process = subprocess.Popen(
-            [sys.executable, "-m", "ml_backend.lease"], stdin=subprocess.PIPE, pass_fds=(shared.fileno(),)
+            [sys.executable, "-P", "-m", "ml_backend.lease"], stdin=subprocess.PIPE, pass_fds=(shared.fileno(),)
         )
         assert process.stdin is not None  # noqa: S101
         with process.stdin as stdin:

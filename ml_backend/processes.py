@@ -75,7 +75,8 @@ def clock(settings: Settings) -> None:
             if time.monotonic() >= beat_at:
                 due.beat()
                 beat_at = time.monotonic() + BEAT_S
-            ticking.tick(time.time())
+            # Leases are in Redis's time: a machine whose clock is ahead must not take them for expired.
+            ticking.tick(services.runs.time())
             if time.monotonic() >= sweep_at:
                 sweep_at = time.monotonic() + MEDIA_EVERY_S
                 services.media.sweep()

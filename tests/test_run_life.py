@@ -253,6 +253,8 @@ def test_every_line_about_a_run_names_its_project_and_itself(stage: Stage) -> No
     annotate(stage, 21, range(1, 5))
     run = over(stage, train(stage, 21))
     version = json.loads(run.details)["version"]
+    # The run is over in Redis a moment before its last line is written.
+    stage.wait(lambda: f"run {run.id} version {version}: succeeded" in stage.backend.log(), 10, "the last line")
     lines = [line for line in stage.backend.log().splitlines() if run.id in line]
     assert any(f"project {uid(21)} run {run.id}: asked for by START_TRAINING" in line for line in lines)
     assert any(f"project {uid(21)} run {run.id}: due, handed" in line for line in lines)

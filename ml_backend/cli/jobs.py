@@ -33,7 +33,7 @@ def train_now(settings: Settings, project: str | None, *, watch: bool) -> int:
     """Ask for a run as a click does; with ``watch``, follow it to its end. Returns the exit status."""
     services = open_services(settings)
     uid = find_uid(services, project)
-    now = time.time()
+    now = services.runs.time()
     asked = services.runs.request(uid, trigger=CLICK, reason="ml-backend train", due=now, click=True, now=now)
     console = Console()
     console.print(f"run {asked.id} " + ("waits already: joined" if asked.joined else "is queued"), highlight=False)

@@ -46,7 +46,7 @@ class Orders:
         project = self._overview.known(uid)
         if project.deleted_at is not None:
             raise BadInput("project", "is not connected any more: nothing is trained for it", status=409)
-        now = self._clock()
+        now = self._runs.time()
         asked = self._runs.request(uid, trigger=CLICK, reason=by, due=now, click=True, now=now)
         return views.Asked(run=self._overview.run(asked.id), joined=asked.joined, held=asked.held)
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_FIRST_CHUNK = 32
+_FIRST_CHUNK = 1  # how long a task takes is not known yet, and a request has a deadline
 _LARGEST_CHUNK = 4096
 _CHUNK_S = 5.0
 
@@ -62,7 +62,7 @@ class Answering:
             took = max(time.monotonic() - began, 1e-6)
             # Large chunks are what vectorised models are fast with, but none may outlast what is left of the time.
             fits = min(_CHUNK_S, (self.deadline - time.monotonic()) / 2) * len(chunk) / took
-            size = max(1, min(size * 4, _LARGEST_CHUNK, int(fits)))
+            size = max(1, min(size * 8, _LARGEST_CHUNK, int(fits)))
         if self._failed:
             log.warning(
                 "%s: %d of %d tasks could not be predicted; first: %s",

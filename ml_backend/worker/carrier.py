@@ -167,7 +167,8 @@ class Carrier(Worker):
             self._sleep(0.1 if told_at is not None else watch.every_s)
         self._kill_group()  # what it started must not outlive it
         self._horse_pid = 0
-        watch.settle(status, stopped=told_at is not None, overdue=overdue)
+        # Its process group may have been told before it was: a deploy is no fault of the model.
+        watch.settle(status, stopped=self._stop_asked_at is not None, overdue=overdue)
 
     def _order(self, job: Job) -> Order:
         assert isinstance(job, CarriedJob)  # noqa: S101 - for the types; `execute_job` looked
