@@ -86,8 +86,12 @@ def _host_and_port(text: str) -> tuple[str, int]:
 
 def _without(address: str, error: Exception) -> str:
     """The error's text without what may be secret in an address."""
+    try:
+        login = urlsplit(address).netloc.rpartition("@")[0]
+    except ValueError:
+        # Its text holds what it could not read, and where the login ends in that nobody can tell.
+        return "host, port or a character in it is wrong; percent-encode what stands in the password"
     text = str(error)
-    login = urlsplit(address).netloc.rpartition("@")[0]
     for secret in {address, login, *login.split(":"), *(unquote(one) for one in login.split(":"))} - {""}:
         text = text.replace(secret, "***")
     return text

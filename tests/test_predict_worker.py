@@ -311,6 +311,19 @@ def test_a_question_that_is_none_gets_no_answer_and_the_next_one_does(
     assert web.check("<View/>") is None
 
 
+def test_who_asked_what_cannot_be_answered_does_not_wait_for_the_deadline(
+    web: RemotePredictions, start_worker: Callable[[], PredictWorker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> object:
+        raise RuntimeError("no such control")
+
+    worker = start_worker()
+    monkeypatch.setattr(worker, "_answered", broken)
+    began = time.monotonic()
+    assert web.predict(UID, tasks("a"), PARROTS, deadline_s=30) == [[]]
+    assert time.monotonic() - began < 10
+
+
 @pytest.mark.parametrize("answer", [b"no JSON", b"[]", orjson.dumps({"answers": [[], []]}), b'{"answers": [1]}'])
 def test_an_answer_that_is_none_is_no_prediction(web: RemotePredictions, client: redis.Redis, answer: bytes) -> None:
     desk = Desk(client)

@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 
 Message = dict[str, Any]
 
+_OPTIONS = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS  # a class returns whatever it likes
+
 
 def serve(descriptor: int, open_values: Callable[[str], Values]) -> NoReturn:
     """Answer until the socket is closed. ``open_values(uid)`` is where the class gets and sets."""
@@ -46,12 +48,11 @@ def serve(descriptor: int, open_values: Callable[[str], Values]) -> NoReturn:
                 answer: object = held.who()
             else:
                 answer = getattr(held, order.pop("do"))(**order)
+            said = orjson.dumps({"ok": answer}, default=str, option=_OPTIONS)
         except BaseException as error:
             trace = traceback.format_exc()
-            said = {"error": f"{type(error).__name__}: {error}", "trace": trace[-20_000:]}
-            channel.sendall(orjson.dumps(said) + b"\n")
-        else:
-            channel.sendall(orjson.dumps({"ok": answer}, default=str, option=orjson.OPT_SERIALIZE_NUMPY) + b"\n")
+            said = orjson.dumps({"error": f"{type(error).__name__}: {error}", "trace": trace[-20_000:]})
+        channel.sendall(said + b"\n")
 
 
 def _listen(channel: socket.socket, messages: queue.SimpleQueue[bytes]) -> None:

@@ -67,15 +67,24 @@ class PredictWorker:
                 away = False
                 if taken is not None:
                     name, payload, left_s = taken
-                    self._desk.answer(process, name, self._answered(payload, left_s))
+                    self._desk.answer(process, name, self._answered_or_none(payload, left_s))
             except Unavailable as error:
                 if not away:
                     log.warning("predictions wait for Redis: %s", error)
                 away = True
                 self._stop.wait(_AWAY_S)
             except Exception:
-                # Whatever the question was, the next one must be answered.
-                log.exception("a question could not be answered")
+                log.exception("a question could not be taken")
+
+    def _answered_or_none(self, payload: bytes, left_s: float) -> bytes:
+        try:
+            return self._answered(payload, left_s)
+        except Unavailable:
+            raise
+        except Exception:
+            # Whatever the question was: who asked must not wait until the deadline, and the next one must be answered.
+            log.exception("a question could not be answered")
+            return b"{}"
 
     def _answered(self, payload: bytes, left_s: float) -> bytes:
         began = time.monotonic()

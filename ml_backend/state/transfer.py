@@ -50,6 +50,10 @@ KEPT: dict[str, str] = {
     "number": "string",
     "serving": "hash",
     "refresh-marks": "hash",
+    "plain": "hash",
+    "plain-events": "list",
+    "plain-newest": "hash",
+    "plain-values": "hash",
 }
 """What is exported of a project: keys by their type."""
 
@@ -209,7 +213,7 @@ class _Reading:
                 raise BadInput(self._at, "has no entries")
             try:
                 yield name, [_entry(KEPT[name], one) for one in entries]
-            except (TypeError, ValueError, binascii.Error):
+            except (KeyError, TypeError, ValueError, binascii.Error):
                 raise BadInput(self._at, "has an entry that cannot be read") from None
         raise BadInput(self._at, "is the last one: the export is cut short")
 

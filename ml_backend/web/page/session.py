@@ -36,12 +36,17 @@ class Session:
     fresh: bool
 
 
+def _derived(key: str) -> bytes:
+    """A key to sign with. Slow on purpose: whoever has a signed cookie could try passwords without asking us."""
+    return hashlib.scrypt(key.encode("utf-8", "surrogatepass"), salt=b"ml-backend status page", n=2**14, r=8, p=1)
+
+
 class Sessions:
     """Signs and reads the cookies. ``keys`` are secrets: the first signs, all are read (while they are rotated)."""
 
     def __init__(self, keys: Iterable[str]) -> None:
         # The last one signs.
-        derived = [hashlib.sha256(f"ml-backend status page\0{key}".encode()).digest() for key in keys][::-1]
+        derived = [_derived(key) for key in keys][::-1]
         self._cookies = URLSafeTimedSerializer(derived, salt="session")
         self._forms = URLSafeSerializer(derived, salt="form")
         self._said = URLSafeTimedSerializer(derived, salt="said")
