@@ -71,10 +71,22 @@ def _through_sentinels(parts: SplitResult, options: dict[str, Any]) -> Scripting
     credentials = {"username": unquote(user) or None, "password": unquote(password) or None}
     sentinels = [_host_and_port(one) for one in hosts.split(",")]
     finder = Sentinel(sentinels, sentinel_kwargs={**options, **own, **tls, "ssl": secure})  # type: ignore[no-untyped-call]
-    pool = SentinelConnectionPool(  # type: ignore[no-untyped-call]
+    pool = _ThroughSentinels(  # type: ignore[no-untyped-call]
         service, finder, check_connection=False, **{**options, **credentials, **told, "ssl": secure}
     )
-    return ScriptingRedis(connection_pool=pool)
+    client = ScriptingRedis(connection_pool=pool)
+    client.auto_close_connection_pool = True
+    return client
+
+
+class _ThroughSentinels(SentinelConnectionPool):
+    """Its end is that of its connections to the sentinels too."""
+
+    def disconnect(self, inuse_connections: bool = True) -> None:
+        super().disconnect(inuse_connections)
+        if inuse_connections:
+            for sentinel in self.sentinel_manager.sentinels:
+                sentinel.connection_pool.disconnect()
 
 
 def _host_and_port(text: str) -> tuple[str, int]:
