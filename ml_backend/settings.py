@@ -83,7 +83,7 @@ class PredictionSettings(_Strict):
         1000, ge=0, le=1_000_000, description="Tasks that get a fresh prediction, the most useful first."
     )
     show: bool = Field(
-        True, description="Whether annotators see predictions; false avoids anchoring and keeps the order (fact 22)."
+        True, description="Whether annotators see predictions; false avoids anchoring and keeps the order."
     )
     strategy: Strategy = Field(
         "margin",
@@ -112,7 +112,7 @@ class Refit(_Strict):
         "training is due.",
     )
     bulk_accepted: bool = Field(
-        False, description="Whether bulk-accepted predictions that nobody changed are trained on (fact 21)."
+        False, description="Whether bulk-accepted predictions that nobody changed are trained on."
     )
 
 
