@@ -42,6 +42,8 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
 def stage(running: Stage) -> Iterator[Stage]:
     yield running
     running.open_gates()
+    # Who still stands there must not be taken for the next test's run.
+    running.wait(lambda: not running.waiting_at("training"), 20, "the gate is free")
 
 
 def command(stage: Stage, *arguments: str) -> subprocess.CompletedProcess[str]:
