@@ -119,7 +119,7 @@ class Services:
         """Asks for syncs."""
         return Syncs(
             self.state,
-            DueList(self.redis, self.settings.redis_prefix),
+            self.due(),
             self.standings(),
             self.jobs(),
             self.access(),
@@ -153,7 +153,7 @@ class Services:
             self.state,
             self.registry,
             self.project_settings,
-            wake=DueList(self.redis, self.settings.redis_prefix).ask,
+            wake=self.due().ask,
             clock=time.time,
         )
 

@@ -13,7 +13,7 @@ from rich.markup import escape
 
 from ml_backend.cli.terminal import Console
 from ml_backend.connecting import USER, keep_address, kept_secret
-from ml_backend.connecting.addresses import with_login
+from ml_backend.connecting.addresses import LOOPBACK, with_login
 from ml_backend.embedded import PrivateValkey
 from ml_backend.errors import SettingsError
 from ml_backend.logs import set_up_logs
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("ml_backend")
 
 _LONGEST_LOADING_S = 300.0  # an append-only file of many gigabytes
-_LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 
 
 def start_all(settings: Settings) -> int:
@@ -104,7 +103,7 @@ def told_to_children(settings: Settings, credentials: tuple[str, str] | None) ->
 
     Raises `ModelNotFound` for a model that is not there, before anything is started.
     """
-    if credentials is None and settings.host not in _LOOPBACK and not settings.insecure:
+    if credentials is None and settings.host not in LOOPBACK and not settings.insecure:
         raise SettingsError(
             "BASIC_AUTH_PASS", f"is not set: without it only this machine is served, not {settings.host}"
         )
@@ -205,6 +204,6 @@ def _greet(settings: Settings, credentials: tuple[str, str] | None) -> None:
     ):
         # A password may hold what means something in a URL.
         say(f"  {where:<42}[bold]{escape(with_login(f'http://{host}:{settings.port}', credentials))}[/]")
-    if settings.host in _LOOPBACK:
+    if settings.host in LOOPBACK:
         say("\n  Containers reach it only when it is started with --host 0.0.0.0.", style="dim")
     say(f"\n  Data lies in {settings.data_dir.absolute()}. Stop with Ctrl-C.\n")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from ml_backend.connecting.addresses import FROM_DOCKER, bare, bare_of_webhook, without_login
+from ml_backend.connecting.addresses import FROM_DOCKER, LOOPBACK, bare, bare_of_webhook, without_login
 from ml_backend.connecting.connector import UNCERTAINTY
 from ml_backend.connecting.plan import Ours, authorised, connections_here, missing_actions, webhooks_here
 from ml_backend.doctor.finding import Finding, note, ok, problem
@@ -258,7 +258,7 @@ def _drift(seen: Seen) -> Iterator[Finding]:
 
 def _unreachable(url: str) -> str:
     host = (urlsplit(url).hostname or "").lower()
-    if host in {"localhost", "127.0.0.1", "::1"}:
+    if host in LOOPBACK:
         return (
             f"if Label Studio runs in a container, localhost is the container: use http://{FROM_DOCKER}:PORT and start "
             "the backend with --host 0.0.0.0; else name the host in Label Studio's NO_PROXY if it has HTTP_PROXY"
