@@ -389,6 +389,18 @@ def test_a_task_that_was_deleted_meanwhile_is_not_brought_back(studio: ModelLabe
     follower.check()
 
 
+def test_nor_is_one_of_which_only_another_with_its_id_was_known(studio: ModelLabelStudio, follower: Follower) -> None:
+    follower.hear(only(studio.create(2, "Positive")))
+    studio.delete_everything()  # nothing is sent (fact 9)
+    follower.hear(only(studio.import_tasks([["Positive"], ["Positive"]])))  # the ids come back (fact 5)
+    sync = follower.begin()
+    page, between = follower.fetch(0, 10)
+    follower.hear(only(studio.delete_tasks([2])))
+    follower.syncs.apply(sync, page, follower.now, between=between)
+    assert not follower.finish(sync)
+    follower.check()
+
+
 def test_a_mark_that_a_sibling_took_without_a_word_goes_although_an_event_changed_its_owner_meanwhile(
     studio: ModelLabelStudio, follower: Follower
 ) -> None:

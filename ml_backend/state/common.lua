@@ -137,6 +137,11 @@ local function dead(name, created)
   bury(name, created, '')
   return true
 end
+-- Whether a deletion was told after `created`.
+local function died_since(name, created)
+  local limit, arrival, mark = tomb(name)
+  return limit and mark ~= '!' and created <= arrival
+end
 local function revived(name)
   local _, _, mark = tomb(name)
   if mark and (mark ~= '!' or from_sync) then redis.call('HDEL', gone, name) end
@@ -313,8 +318,9 @@ local function write_task(id, created, updated, body)
   local old = redis.call('HGET', tasks, id)
   if is_touched('t' .. id) then
     if old then return true end
-    -- An event deleted it, or it only went with its last annotation; others of it may never have been told of.
-    if dead('t' .. id, created) then return false end
+    -- An event deleted it, or it only went with its last annotation; others of it may never have been told of. What was
+    -- known of it does not tell which: it may have been another that had the id, whose end nobody said.
+    if died_since('t' .. id, created) then return false end
   end
   local c, u, at = 0, 0, 1
   if old then c, u, at = struct.unpack('>dd', old) end
@@ -337,8 +343,7 @@ end
 local function task_is_dead(task, created)
   if redis.call('HEXISTS', tasks, task) == 1 then return false end
   if from_sync and not is_touched('t' .. task) then return false end
-  local limit, arrival, mark = tomb('t' .. task)
-  return limit and mark ~= '!' and created <= arrival
+  return died_since('t' .. task, created)
 end
 
 -- An event said that an annotation has the ground truth mark, and it was thought to have it already; a sync's answer from
