@@ -202,6 +202,20 @@ def test_a_deleted_ground_truth_had_taken_the_mark_though_its_event_comes_late(
     follower.check()
 
 
+def test_a_task_that_is_found_to_be_another_keeps_what_was_made_after_it(
+    studio: ModelLabelStudio, follower: Follower
+) -> None:
+    follower.hear(only(studio.create(2, "Positive")))
+    studio.delete_everything()  # nothing is sent (fact 9)
+    follower.hear(only(studio.import_tasks([[], []])))  # the ids come back (fact 5)
+    for _ in range(2):
+        told = only(studio.create(2, "Negative"))
+        del told["task"]
+        follower.hear(told)
+    follower.hear(only(studio.update(1, label="Positive")))
+    follower.check()
+
+
 # --- payloads without dates (the page of 2021) ------------------------------------------------------------------------
 
 

@@ -350,6 +350,19 @@ def test_what_took_the_ids_of_a_replaced_tasks_annotations_comes_with_the_sync_t
     follower.check()
 
 
+def test_what_has_the_ids_of_a_task_and_its_annotation_now_comes_although_events_told_of_those_before(
+    studio: ModelLabelStudio, follower: Follower
+) -> None:
+    sync = follower.begin()
+    follower.hear(only(studio.create(2, "Positive")))
+    studio.delete_everything()  # nothing is sent (fact 9)
+    follower.hear(only(studio.import_tasks([[], ["Negative", "Positive"]])))  # the ids come back (fact 5)
+    page, between = follower.fetch(0, 10)
+    follower.syncs.apply(sync, page, follower.now, between=between)
+    assert not follower.finish(sync)
+    follower.check()
+
+
 def test_a_mark_that_an_event_gave_is_told_from_one_that_was_there_by_an_older_answer(
     studio: ModelLabelStudio, follower: Follower
 ) -> None:

@@ -209,7 +209,14 @@ local function unmark(id, task, created, updated)
 end
 
 local function write(id, task, created, updated, flags, body)
-  if is_touched(id) then
+  local old = redis.call('HGET', annotations, id)
+  local c, u, t, f, at = 0, 0, '', 0, 1
+  if old then
+    c, u, t, f, at = header(old)
+    t = text(t)
+  end
+  -- What has the id now was made after what the event told of (fact 5).
+  if is_touched(id) and not (c > 0 and created > c) then
     if not has(flags, 2) then unmark(id, task, created, updated) end
     return
   end
@@ -217,12 +224,6 @@ local function write(id, task, created, updated, flags, body)
   local born = has(flags, 32)
   if born then flags = flags - 32 end
   local claims = has(flags, 2) and not from_sync
-  local old = redis.call('HGET', annotations, id)
-  local c, u, t, f, at = 0, 0, '', 0, 1
-  if old then
-    c, u, t, f, at = header(old)
-    t = text(t)
-  end
   local predecessor = created > 0 and c > 0 and created < c
   if not from_sync and (predecessor or dead('a' .. id, created)) then
     stale = stale + 1
@@ -289,17 +290,20 @@ local function delete(id)
   change(id)
 end
 
--- Removes the annotations last seen under a task, but for those in `but`. Those that go with their task get no tombstone of
--- their own: they may have been moved to another task, which nobody says (fact 23).
-local function cascade(task, but)
+-- Removes the annotations last seen under a task, but for those in `but`, and for those made after `before` (us), which are
+-- the successor's. Those that go with their task get no tombstone of their own: they may have been moved to another task,
+-- which nobody says (fact 23).
+local function cascade(task, but, before)
   for _, one in ipairs(siblings(task)) do
     local id = one[1]
     if not (but and but[id]) and not is_touched(id) then
       local created = header(redis.call('HGET', annotations, id))
-      if but then deleted('a' .. id, created) end
-      remove(id, task, one[2], true)
-      change(id, true)
-      touch('r' .. id .. ':' .. text(created))
+      if not before or created < before then
+        if but then deleted('a' .. id, created) end
+        remove(id, task, one[2], true)
+        change(id, true)
+        touch('r' .. id .. ':' .. text(created))
+      end
     end
   end
 end
@@ -316,18 +320,19 @@ end
 -- Returns whether the task is alive.
 local function write_task(id, created, updated, body)
   local old = redis.call('HGET', tasks, id)
-  if is_touched('t' .. id) then
+  local c, u, at = 0, 0, 1
+  if old then c, u, at = struct.unpack('>dd', old) end
+  local successor = c > 0 and created > c
+  if is_touched('t' .. id) and not successor then
     if old then return true end
     -- An event deleted it, or it only went with its last annotation; others of it may never have been told of. What was
     -- known of it does not tell which: it may have been another that had the id, whose end nobody said.
     if died_since('t' .. id, created) then return false end
   end
-  local c, u, at = 0, 0, 1
-  if old then c, u, at = struct.unpack('>dd', old) end
   if not from_sync and (created > 0 and created < c or dead('t' .. id, created)) then return false end
-  if old and created > c and c > 0 then
+  if successor then
     replaced('t' .. id, c, '')
-    cascade(id)
+    cascade(id, nil, created)
   elseif old then
     if string.sub(old, at) == body or (not from_sync and updated < u) then return true end
     for _, one in ipairs(siblings(id)) do if not is_touched(one[1]) then change(one[1], true) end end
