@@ -40,6 +40,13 @@ return 1
 """
 
 
+# KEYS 1 P:plain  2 P:running;  ARGV 1 run id  2 token  3 nonce
+_SERVED = """
+local held = redis.call('HMGET', KEYS[2], 'id', 'token', 'nonce')
+if held[1] == ARGV[1] and held[2] == ARGV[2] and held[3] == ARGV[3] then redis.call('HDEL', KEYS[1], 'left') end
+"""
+
+
 class Proof(Protocol):
     """The part of a lease that proves who holds the project."""
 
@@ -77,6 +84,7 @@ class PlainState:
         self._prefix = prefix
         self._push = client.register_script(_PUSH)
         self._take = client.register_script(_TAKE)
+        self._served = client.register_script(_SERVED)
 
     def push(self, uid: str, action: str, data: dict[str, Any]) -> int:
         """Put an event at the end of the line; returns its number."""
@@ -116,10 +124,14 @@ class PlainState:
         with answering():
             return bool(self._redis.hexists(self._key(uid, "plain"), "left"))
 
-    def served(self, uid: str) -> None:
-        """There is a version of what `fit` left behind."""
+    def served(self, lease: Proof) -> None:
+        """There is a version of what `fit` left behind; where the lease does not hold any more, nothing is said.
+
+        Whoever holds the project by then may have left something newer.
+        """
+        keys = [self._key(lease.uid, name) for name in ("plain", "running")]
         with answering():
-            self._redis.hdel(self._key(uid, "plain"), "left")
+            self._served(keys=keys, args=[lease.run_id, lease.token, lease.nonce])
 
     def tried(self, uid: str) -> int:
         """Count a try of the event whose turn it is, before it is made; returns which one it is."""

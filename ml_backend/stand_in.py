@@ -6,8 +6,12 @@ a class gets and sets lie in whatever mapping is handed in. Heavy imports are la
 
 from __future__ import annotations
 
+import difflib
 import json
+import math
 import os
+import time
+from collections import OrderedDict
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -19,6 +23,7 @@ if TYPE_CHECKING:
 _CONFIG = "label_studio_sdk._extensions.label_studio_tools.core.label_config"
 _IO = "label_studio_sdk._extensions.label_studio_tools.core.utils.io"
 DATA_UNDEFINED_NAME = "$undefined$"
+_TOKEN_S = 120.0  # what is given for a personal access token lives five minutes
 
 
 def _late(module: str, name: str) -> Any:  # noqa: ANN401 - another package's
@@ -28,13 +33,19 @@ def _late(module: str, name: str) -> Any:  # noqa: ANN401 - another package's
     return getattr(importlib.import_module(module), name)
 
 
+def _address() -> str | None:
+    return os.environ.get("LABEL_STUDIO_URL") or os.environ.get("LABEL_STUDIO_HOST")
+
+
+def _key() -> str | None:
+    return os.environ.get("LABEL_STUDIO_API_KEY") or os.environ.get("LABEL_STUDIO_ACCESS_TOKEN")
+
+
 def local_path(url: str, **options: Any) -> str:
     """The local file behind a media URL; Label Studio's address and key come from the environment."""
     options = {name: value for name, value in options.items() if value is not None}
-    options.setdefault("hostname", os.environ.get("LABEL_STUDIO_URL") or os.environ.get("LABEL_STUDIO_HOST"))
-    options.setdefault(
-        "access_token", os.environ.get("LABEL_STUDIO_API_KEY") or os.environ.get("LABEL_STUDIO_ACCESS_TOKEN")
-    )
+    options.setdefault("hostname", _address())
+    options.setdefault("access_token", _key())
     return str(_late(_IO, "get_local_path")(url, **options))
 
 
@@ -48,6 +59,7 @@ class SecondBase:
 
     def __init__(self, project_id: str | None = None, label_config: str | None = None) -> None:
         self.project_id = project_id or ""
+        self._exchanged = ("", -math.inf)
         if label_config is not None:
             self.use_label_config(label_config)
         if not self.model_version:
@@ -138,9 +150,25 @@ class SecondBase:
         **kwargs: Any,
     ) -> str:
         """The local file behind a media URL."""
-        return local_path(
-            url, project_dir=project_dir, hostname=ls_host, access_token=ls_access_token, task_id=task_id, **kwargs
-        )
+        token = ls_access_token or self.get_label_studio_access_token()
+        return local_path(url, project_dir=project_dir, hostname=ls_host, access_token=token, task_id=task_id, **kwargs)
+
+    def get_label_studio_access_token(self) -> str | None:
+        """What Label Studio takes beside a request: a personal access token is only what one is exchanged for.
+
+        Raises what the exchange raises, `WrongToken` for instance.
+        """
+        from ml_backend.label_studio.tokens import kind_of  # noqa: PLC0415 - for classes that fetch files alone
+
+        url, key = _address(), _key()
+        if not url or not key or kind_of(key) != "personal":
+            return key
+        token, until = self._exchanged
+        if time.monotonic() >= until:
+            with _late("ml_backend.label_studio", "LabelStudioApi")(url, key, patience_s=0.0) as label_studio:
+                token = label_studio.authorization()["Authorization"].partition(" ")[2]
+            self._exchanged = token, time.monotonic() + _TOKEN_S
+        return token
 
     def preload_task_data(self, task: dict[str, Any], value: Any = None, read_file: bool = True) -> Any:  # noqa: ANN401 - theirs
         """Task data with the URLs in it replaced by the text behind them, or by local paths."""
@@ -156,10 +184,16 @@ class SecondBase:
         with open(path, encoding="utf-8") as file:  # noqa: PTH123 - a string is what get_local_path gives
             return file.read()
 
-    def get_first_tag_occurence(self, control_type: Any, object_type: Any, **filters: Any) -> Any:  # noqa: ANN401
+    def get_first_tag_occurence(
+        self,
+        control_type: str | tuple[str, ...],
+        object_type: str | tuple[str, ...],
+        name_filter: Callable[[str], bool] | None = None,
+        to_name_filter: Callable[[str], bool] | None = None,
+    ) -> Any:  # noqa: ANN401 - the SDK's
         """(control's name, object's name, task data key) of the first tags of these types."""
         return self.label_interface.get_first_tag_occurence(
-            control_type=control_type, object_type=object_type, **filters
+            control_type=control_type, object_type=object_type, name_filter=name_filter, to_name_filter=to_name_filter
         )
 
     def build_label_map(self, tag_name: str, names: list[str]) -> dict[str, str]:
@@ -175,7 +209,7 @@ class SecondBase:
         return found
 
 
-_ADDRESSES = ("http://", "https://", "s3://", "gs://", "azure-blob://", "/data/")
+_ADDRESSES = ("http://", "https://", "s3://", "gs://", "azure-blob://", "/data/", "upload/", "/upload/")
 
 
 class FirstBase:
@@ -224,6 +258,8 @@ def modules(generation: int, values: Values) -> dict[str, ModuleType]:
         get_choice,
         get_image_local_path,
         get_image_size,
+        match_labels,
+        InMemoryLRUDictCache,
     ):
         setattr(utils, helper.__name__, helper)
     found = {one.__name__: one for one in (root, model, utils)}
@@ -254,7 +290,7 @@ def _marks(functions: dict[str, Callable[..., Any]], name: str) -> Callable[[Cal
 
 
 def _model_response() -> type:
-    from pydantic import BaseModel, ConfigDict  # noqa: PLC0415 - for classes of the second generation alone
+    from pydantic import BaseModel, ConfigDict, field_validator  # noqa: PLC0415 - for classes of the second generation
 
     class ModelResponse(BaseModel):
         """Predictions with one version for all of them."""
@@ -264,6 +300,13 @@ def _model_response() -> type:
         model_version: str | None = None
         predictions: list[Any]
 
+        @field_validator("predictions")
+        @classmethod
+        def _read(cls, given: list[Any]) -> list[Any]:
+            # The SDK's own type, as theirs has it; late, so that a class which does not answer yet starts at once.
+            read = _late("label_studio_sdk.label_interface.objects", "PredictionValue").model_validate
+            return [[read(each) for each in one] if isinstance(one, list) else read(one) for one in given]
+
         def has_model_version(self) -> bool:
             """Whether it names one."""
             return bool(self.model_version)
@@ -272,10 +315,7 @@ def _model_response() -> type:
             """Give the version to each prediction that has none."""
             for several in self.predictions:
                 for one in several if isinstance(several, list) else [several]:
-                    if isinstance(one, dict):
-                        one.setdefault("model_version", self.model_version)
-                    elif not one.model_version:
-                        one.model_version = self.model_version
+                    one.model_version = one.model_version or self.model_version
 
         def set_version(self, version: str) -> None:
             """Take a version, for each prediction too."""
@@ -326,3 +366,34 @@ def get_image_size(path: str) -> tuple[int, int]:
     """(width, height) in pixels."""
     with _late("PIL.Image", "open")(path) as image:
         return int(image.size[0]), int(image.size[1])
+
+
+def match_labels(text: str, labels: list[str]) -> list[str]:
+    """For each line of a text the label that is most like it."""
+    return [
+        max(labels, key=lambda label: difflib.SequenceMatcher(None, line, label).ratio()) for line in text.splitlines()
+    ]
+
+
+class InMemoryLRUDictCache:
+    """At most ``capacity`` values; the one that nobody asked for the longest goes first."""
+
+    def __init__(self, capacity: int = 1) -> None:
+        self.capacity = capacity
+        self.cache: OrderedDict[Any, Any] = OrderedDict()
+
+    def __contains__(self, key: object) -> bool:
+        return key in self.cache
+
+    def get(self, key: Any) -> Any:  # noqa: ANN401 - anything
+        """The value, or None."""
+        if key in self.cache:
+            self.cache.move_to_end(key)
+        return self.cache.get(key)
+
+    def put(self, key: Any, value: Any) -> None:  # noqa: ANN401 - anything
+        """Keep it."""
+        self.cache[key] = value
+        self.cache.move_to_end(key)
+        if len(self.cache) > self.capacity:
+            self.cache.popitem(last=False)

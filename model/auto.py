@@ -7,15 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from ml_backend import NotTrainable, TrainingBackend
 from model.box_detector import BoxDetector
+from model.shipped import Shipped, why_none
 from model.span_tagger import SpanTagger
 from model.text_classifier import TextClassifier
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from ml_backend import TrainingRun, TrainingSet
-
-Shipped = TextClassifier | SpanTagger | BoxDetector
+    from ml_backend import Control, TrainingRun, TrainingSet
 
 # Beside the files of the models, whose names differ: which of them are in this version.
 _MODELS = "auto.json"
@@ -30,19 +29,14 @@ class AutoModel(TrainingBackend):
 
     def check(self, label_config: str) -> str | None:
         """Why none of the shipped models supports anything in the config: one reason for each control tag."""
-        if self._fitting(label_config):
-            return None
         by_type = {kind.control_type: kind for kind in self.shipped}
         known = " and ".join(", ".join(by_type).rsplit(", ", 1))
-        reasons = [
-            by_type[control.type].why_not(control)
-            if control.type in by_type
-            else f"is {control.type}, and the shipped models predict {known}"
-            for control in type(self)(label_config=label_config).controls
-        ]
-        names = [control.name for control in type(self)(label_config=label_config).controls]
-        named = (f"{name!r} {why}" for name, why in zip(names, reasons, strict=True))
-        return "; ".join(named) or f"there is no control tag such as {known}"
+
+        def why_not(control: Control) -> str | None:
+            kind = by_type.get(control.type)
+            return kind.why_not(control) if kind else f"is {control.type}, and the shipped models predict {known}"
+
+        return why_none(type(self)(label_config=label_config).controls, why_not, known)
 
     def train(self, data: TrainingSet, run: TrainingRun) -> dict[str, float]:
         """As each fitting model does; one that cannot train yet is left out while another can.
@@ -55,7 +49,7 @@ class AutoModel(TrainingBackend):
         reasons: list[str] = []
         for at, kind in enumerate(fitting):
             try:
-                found = self._new(kind).train(data, _Part(run, at / len(fitting), 1 / len(fitting)))
+                found = self._new(kind).train(data, _Part(run, at / len(fitting), 1 / len(fitting))) or {}
             except NotTrainable as why:
                 reasons.append(str(why))
                 continue

@@ -13,7 +13,8 @@ from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ml_backend import Control, Example, NotTrainable, TrainingBackend
+from ml_backend import Control, Example, NotTrainable
+from model.shipped import Shipped
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -29,7 +30,7 @@ _MOST_PICTURES = 600
 _DOUBTFUL = 0.05
 
 
-class BoxDetector(TrainingBackend):
+class BoxDetector(Shipped):
     """Predicts every `RectangleLabels` control over an image; leaves other controls alone."""
 
     preload = ("cv2", "PIL.Image", "model.box_learning", "model.box_version", "sklearn.linear_model")
@@ -46,15 +47,6 @@ class BoxDetector(TrainingBackend):
         if _shown(control) is None:
             return "annotates no Image with a single picture that the task data names"
         return None
-
-    def check(self, label_config: str) -> str | None:
-        """Why nothing in this config can be predicted: one reason for each control tag."""
-        controls = type(self)(label_config=label_config).controls
-        reasons = [self.why_not(control) for control in controls]
-        if None in reasons:
-            return None
-        named = (f"{control.name!r} {why}" for control, why in zip(controls, reasons, strict=True))
-        return "; ".join(named) or "there is no control tag such as RectangleLabels"
 
     def train(self, data: TrainingSet, run: TrainingRun) -> dict[str, float]:
         """Train every supported control that has a box; returns scores on pictures that were left out.

@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ml_backend import Control, Example, NotTrainable, TrainingBackend
+from ml_backend import Control, Example, NotTrainable
+from model.shipped import Shipped
 from model.task_text import TaskText
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 Json = dict[str, Any]
 
 
-class SpanTagger(TrainingBackend):
+class SpanTagger(Shipped):
     """Predicts every `Labels` control over a text in the task; leaves other controls alone."""
 
     preload = ("model.span_version", "model.span_learning", "pycrfsuite", "scipy.optimize")
@@ -35,15 +36,6 @@ class SpanTagger(TrainingBackend):
     def why_not(control: Control) -> str | None:
         """Why this control is not supported; None when it is."""
         return _why_not(control)
-
-    def check(self, label_config: str) -> str | None:
-        """Why nothing in this config can be predicted: one reason for each control tag."""
-        controls = type(self)(label_config=label_config).controls
-        reasons = [_why_not(control) for control in controls]
-        if None in reasons:
-            return None
-        named = (f"{control.name!r} {why}" for control, why in zip(controls, reasons, strict=True))
-        return "; ".join(named) or "there is no control tag such as Labels"
 
     def train(self, data: TrainingSet, run: TrainingRun) -> dict[str, float]:
         """Train every supported control that has a span; returns cross-validated scores.

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ml_backend import Control, Example, NotTrainable, TrainingBackend
+from ml_backend import Control, Example, NotTrainable
+from model.shipped import Shipped
 from model.task_text import TaskText
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ class _Gathered:
         return Answers.one([labels[0] for labels in self.given], self.control.labels)
 
 
-class TextClassifier(TrainingBackend):
+class TextClassifier(Shipped):
     """Predicts every `Choices` control, single or multiple, over a text in the task; leaves other controls alone."""
 
     preload = ("model.text_version", "scipy.optimize", "sklearn.svm")
@@ -79,15 +80,6 @@ class TextClassifier(TrainingBackend):
     def why_not(control: Control) -> str | None:
         """Why this control is not supported; None when it is."""
         return _why_not(control)
-
-    def check(self, label_config: str) -> str | None:
-        """Why nothing in this config can be predicted: one reason for each control tag."""
-        controls = type(self)(label_config=label_config).controls
-        reasons = [_why_not(control) for control in controls]
-        if None in reasons:
-            return None
-        named = (f"{control.name!r} {why}" for control, why in zip(controls, reasons, strict=True))
-        return "; ".join(named) or "there is no control tag such as Choices"
 
     def train(self, data: TrainingSet, run: TrainingRun) -> dict[str, float]:
         """Train every supported control that has examples of two kinds; returns cross-validated scores.

@@ -6,6 +6,7 @@ import concurrent.futures
 import copy
 import json
 import os
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -13,14 +14,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ml_backend import generations, stand_in
 from ml_backend.bootstrap import Services, make_services
 from ml_backend.errors import ModelNotFound, WorkerStopping
 from ml_backend.models import find_model
 from ml_backend.plain import PlainBackend
+from ml_backend.plain.process import PlainDied, PlainFailed, PlainProcess
 from ml_backend.plain_state import PlainState, WaitingEvent
 from ml_backend.settings import Settings
 from tests.faults.stage import Stage, annotation, click, deliver, kill, uid
+from tests.running import wait_until
 from tests.valkey import running_valkey
 from tests.wheel import CONFIG
 
@@ -51,6 +53,28 @@ class Idle(LabelStudioMLBase):
         if data["task"]["data"]["text"] == "write":
             with open(os.path.join(os.environ["MODEL_DIR"], "weights"), "w") as file:
                 file.write("w")
+"""
+
+
+LED = """
+import os, signal, time
+from pathlib import Path
+from label_studio_ml.model import LabelStudioMLBase
+
+class Led(LabelStudioMLBase):
+    def predict(self, tasks, **kwargs):
+        here = Path(os.environ["MODEL_DIR"])
+        if tasks[0]["do"] == "fork and die":
+            if (pid := os.fork()) == 0:
+                time.sleep(120)
+                os._exit(0)
+            (here / "grandchild").write_text(str(pid))
+            os.kill(os.getpid(), signal.SIGKILL)
+        if tasks[0]["do"] == "wait":
+            (here / "waiting").touch()
+            while not (here / "go").exists():
+                time.sleep(0.01)
+        return [[] for _ in tasks]
 """
 
 
@@ -239,13 +263,19 @@ class TestARun:
         assert not services.state.load(uid(7)).training.trained  # type: ignore[union-attr]
 
     def test_a_class_of_the_first_generation_finds_what_its_fit_returned(
-        self, open_services: Callable[..., Services]
+        self, open_services: Callable[..., Services], tmp_path: Path
     ) -> None:
         services = open_services(FIRST)
         for number in (2, 3):
             services.backend.fit("ANNOTATION_CREATED", event(number))
         assert carry_out(services).status == "succeeded"
         assert served(services) == (["good", "good"], "Remembering-1")
+        without = event(5)
+        without["annotation"]["result"] = []
+        services.backend.fit("ANNOTATION_CREATED", without)
+        assert carry_out(services).status == "failed"
+        kept = list((tmp_path / "data" / "plain" / uid(7)).iterdir())
+        assert [[file.name for file in folder.iterdir()] for folder in kept] == [["best.json"]] * 2, "no empty folder"
 
     def test_functions_alone_are_a_model_too_and_what_they_set_is_kept_in_redis(
         self, open_services: Callable[..., Services]
@@ -256,6 +286,57 @@ class TestARun:
         assert carry_out(services).status == "succeeded"
         assert served(services) == (["good", "good"], "0.0.1-1")
         assert services.plain().values(uid(7))["7", "best"] == "good"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="finds processes in /proc")
+class TestTheProcess:
+    @pytest.fixture
+    def process(self, open_services: Callable[..., Services], tmp_path: Path) -> Iterator[PlainProcess]:
+        (tmp_path / "led.py").write_text(LED)
+        open_services(tmp_path / "led.py")
+        hello = {"model": str(tmp_path / "led.py"), "uid": uid(7), "label_config": CONFIG, "params": {}, "output": None}
+        made = PlainProcess(hello)
+        yield made
+        made.close()
+
+    def test_its_end_is_noticed_although_a_process_that_it_forked_lives_on(
+        self, process: PlainProcess, tmp_path: Path
+    ) -> None:
+        try:
+            with pytest.raises(PlainDied, match="killed by SIGKILL"):
+                process.predict([{"do": "fork and die"}], CONFIG, None, timeout_s=60)
+            assert _lives(int((tmp_path / "grandchild").read_text()))
+        finally:
+            kill(int((tmp_path / "grandchild").read_text()))
+
+    def test_who_asks_while_it_works_for_another_waits_no_longer_than_allowed_and_disturbs_nobody(
+        self, process: PlainProcess, tmp_path: Path
+    ) -> None:
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            first = pool.submit(process.predict, [{"do": "wait"}], CONFIG, None, timeout_s=60)
+            try:
+                wait_until((tmp_path / "waiting").exists, 30, "it works")
+                with pytest.raises(PlainFailed, match="did not come to this question in time"):
+                    process.predict([{"do": "nothing"}], CONFIG, None, timeout_s=0.3)
+            finally:
+                (tmp_path / "go").touch()
+            assert first.result(60) == [[]]
+        assert process.alive
+
+    def test_closing_a_model_whose_process_died_starts_no_other(
+        self, open_services: Callable[..., Services], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        services = open_services(HABITS)
+        model = services.make_model(uid(7), CONFIG, {})
+        assert isinstance(model, PlainBackend)
+        model.close()
+        (tmp_path / "plain.json").write_text(json.dumps({"uid": uid(7)}))
+        model.load(tmp_path)
+        region = model.predict(copy.deepcopy(TASKS))[0][0]["result"][0]
+        kill(region["meta"]["pid"])
+        wait_until(lambda: not _lives(region["meta"]["pid"]), 20, "its end")
+        monkeypatch.setattr(subprocess, "Popen", None)  # whoever starts one now fails
+        model.close()
 
 
 # --- the line of events -----------------------------------------------------------------------------------------------
@@ -286,6 +367,10 @@ class TestTheLine:
         assert not line.seen(first, again, None, left=False), "it is the turn of the next"
         assert line.first(uid(7)) == WaitingEvent(2, "ANNOTATION_UPDATED", {"n": 2})
         assert line.output(uid(7)) == {"path": "x"}
+        line.served(lease)
+        assert line.left(uid(7)), "the project is another's by now, who may have left something newer"
+        line.served(again)
+        assert not line.left(uid(7))
 
     def test_what_a_class_sets_is_seen_everywhere_at_once(self, valkey: redis.Redis) -> None:
         here, there = PlainState(valkey).values(uid(7)), PlainState(valkey).values(uid(7))
@@ -301,79 +386,7 @@ class TestTheLine:
             PlainState(valkey).values(uid(7))["7", "threshold"] = 0.5  # type: ignore[assignment]
 
 
-# --- generations ------------------------------------------------------------------------------------------------------
-
-
-SECOND = "from label_studio_ml.response import ModelResponse\nfrom label_studio_ml.model import LabelStudioMLBase\n"
-
-
-@pytest.mark.parametrize(
-    ("source", "generation"),
-    [
-        (SECOND, 2),
-        ("from label_studio_ml.model import LabelStudioMLBase, predict_fn", 2),
-        ("class A(B):\n    def fit(self, event, data, **kwargs): ...", 2),
-        ("class A(B):\n    def setup(self):\n        self.set('model_version', 'x')", 2),
-        ("class A(B):\n    def predict(self, tasks, context=None): self.label_interface", 2),
-        ("class A(B):\n    def fit(self, tasks, workdir=None, **kwargs): ...", 1),
-        ("class A(B):\n    def __init__(self, **kwargs): self.x = self.train_output", 1),
-        ("class A(B):\n    def predict(self, tasks, **kwargs): ...", 2),
-    ],
-)
-def test_the_generation_is_told_by_what_a_source_uses(source: str, generation: int) -> None:
-    import ast
-
-    assert generations.generation_of(ast.parse(source)) == generation
-
-
-class TestTheStandIn:
-    def second(self, values: dict[tuple[str, str], str]) -> Any:
-        return stand_in.modules(2, values)
-
-    def test_of_the_second_generation_has_its_interface(self) -> None:
-        values: dict[tuple[str, str], str] = {}
-        modules = self.second(values)
-
-        class Mine(modules["label_studio_ml.model"].LabelStudioMLBase):  # type: ignore[misc, name-defined]
-            def setup(self) -> None:
-                self.set("model_version", "0.3.1")
-
-        made = Mine(project_id="7", label_config=CONFIG)
-        assert made.get_first_tag_occurence("Choices", "Text") == ("mood", "text", "text")
-        assert made.label_interface.get_tag("mood").labels == ["good", "bad"]
-        assert made.parsed_label_config["mood"]["labels"] == ["good", "bad"]
-        assert (made.has("nothing"), made.get("nothing"), made.extra_params) == (False, None, {})
-        assert (made.model_version, made.bump_model_version()) == ("0.3.1", "0.4.0")
-        assert values["7", "label_config"] == CONFIG
-        task = {"id": 1, "data": {"text": "plain words", "many": ["a", "b"]}}
-        assert made.preload_task_data(task, task["data"]) == task["data"]
-        assert made.build_label_map("mood", ["Good", "bad"]) == {"good": "good", "bad": "bad"}
-
-    def test_of_the_second_generation_answers_with_a_model_response(self) -> None:
-        response = self.second({})["label_studio_ml.response"].ModelResponse
-        made = response(predictions=[{"result": [], "score": 0.5}])
-        assert not made.has_model_version()
-        made.set_version("x")
-        assert made.predictions[0]["model_version"] == "x"
-
-    def test_of_the_first_generation_has_its_interface(self) -> None:
-        base = stand_in.modules(1, {})["label_studio_ml.model"].LabelStudioMLBase
-        made = base(label_config=CONFIG, train_output={"a": 1}, hostname="http://x", access_token="t")
-        assert (made.train_output, made.hostname) == ({"a": 1}, "http://x")
-        assert stand_in.get_single_tag_keys(made.parsed_label_config, "Choices", "Text") == (
-            "mood",
-            "text",
-            "text",
-            ["good", "bad"],
-        )
-        assert made.fit([]) == {}
-
-    @pytest.mark.skipif(generations.installed() != 2, reason="label-studio-ml 2.x is not on the package index")
-    def test_has_nothing_that_the_real_second_generation_lacks(self) -> None:
-        from label_studio_ml.model import LabelStudioMLBase
-
-        ours = {name for name in vars(stand_in.SecondBase) if not name.startswith("_")} - {"values", "functions"}
-        assert ours <= set(dir(LabelStudioMLBase)) | {"label_interface"}
+# --- names ------------------------------------------------------------------------------------------------------------
 
 
 def test_several_plain_classes_in_one_file_ask_for_a_name(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import (
+    AutoConfig,
     AutoModelForSequenceClassification,
     AutoTokenizer,
     Trainer,
@@ -79,7 +80,7 @@ class HuggingFaceText(TrainingBackend):
 
     def _start(self, run: TrainingRun, labels: list[str]) -> tuple[str, bool]:
         if run.previous is not None:
-            before = AutoModelForSequenceClassification.from_pretrained(run.previous / "model").config.id2label
+            before = AutoConfig.from_pretrained(run.previous / "model").id2label
             if [before[at] for at in sorted(before)] == labels:
                 return str(run.previous / "model"), True
         return str(run.params.get("base", BASE)), False

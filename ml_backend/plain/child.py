@@ -37,6 +37,7 @@ def serve(descriptor: int, open_values: Callable[[str], Values]) -> NoReturn:
     """Answer until the socket is closed. ``open_values(uid)`` is where the class gets and sets."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the business of whoever started this
     channel = socket.socket(fileno=descriptor)
+    channel.set_inheritable(False)  # programs that the class starts may outlive this process
     messages: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(channel, messages), name="listener", daemon=True).start()
     held: _Held | None = None

@@ -40,8 +40,9 @@ class PlainBackend(TrainingBackend):
         return self._held.process().predict(tasks, self.label_config, context, timeout_s=_PREDICT_S)
 
     def close(self) -> None:
-        """End the process."""
-        self._held.process().close()
+        """End the process, if there is one; whoever asks afterwards starts another."""
+        if (held := getattr(self, "_held", None)) is not None:
+            held.close()
 
 
 class _Held:
@@ -62,6 +63,10 @@ class _Held:
                     log.error("project %s: it ended again: %s", self._hello["uid"], error)  # noqa: TRY400
                     raise
             return self._process
+
+    def close(self) -> None:
+        with self._lock:
+            self._process.close()
 
 
 def hello(model: PlainBackend, note: dict[str, Any]) -> dict[str, Any]:

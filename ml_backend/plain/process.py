@@ -19,7 +19,7 @@ import orjson
 from ml_backend.errors import ModelError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 log = logging.getLogger(__name__)
 
@@ -87,7 +87,7 @@ class PlainProcess:
 
     def _ask(self, order: dict[str, Any], timeout_s: float | None, look: Callable[[], None] | None) -> Any:  # noqa: ANN401
         until = None if timeout_s is None else time.monotonic() + timeout_s
-        with self._lock:
+        with self._turn(until, look):
             try:
                 self._send(orjson.dumps(order) + b"\n", until)
                 answer = self._receive(until, look)
@@ -101,21 +101,41 @@ class PlainProcess:
             raise PlainFailed(answer["error"], answer.get("trace", ""))
         return answer["ok"]
 
+    @contextlib.contextmanager
+    def _turn(self, until: float | None, look: Callable[[], None] | None) -> Iterator[None]:
+        while not self._lock.acquire(timeout=_LOOK_EVERY_S):
+            if until is not None and time.monotonic() > until:
+                # No reason to end it: it works for somebody else.
+                raise PlainFailed("it answers others, and did not come to this question in time")
+            if look is not None:
+                look()
+        try:
+            yield
+        finally:
+            self._lock.release()
+
     def _send(self, data: bytes, until: float | None) -> None:
         view = memoryview(data)
         while view:
             try:
                 view = view[self._socket.send(view) :]
             except TimeoutError:
+                if self._process.poll() is not None:
+                    raise OSError("it is gone") from None
                 self._too_long(until)
 
     def _receive(self, until: float | None, look: Callable[[], None] | None) -> dict[str, Any]:
         parts: list[bytes] = []
+        ended = False
         while True:
             try:
                 part = self._socket.recv(1 << 20)
             except TimeoutError:
+                if ended:
+                    raise OSError("it is gone, and a process that it started holds on to its socket") from None
                 self._too_long(until)
+                # Looked for before the next turn: what it said last may lie in the socket still.
+                ended = self._process.poll() is not None
                 if look is not None:
                     look()
                 continue

@@ -160,9 +160,11 @@ class PlainTrainer(Trainer):
         above = self._folder / uid
         folder = above / job
         folder.mkdir(parents=True, exist_ok=True)
-        yield folder
-        with contextlib.suppress(OSError):
-            folder.rmdir()
+        try:
+            yield folder
+        finally:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
         named = orjson.dumps(self._kept.output(uid)).decode()
         others = sorted((one for one in above.iterdir() if one != folder), key=lambda one: one.stat().st_mtime)
         for old in others[: -self._keep_folders]:
@@ -246,7 +248,7 @@ class PlainTrainer(Trainer):
             version = self._registry.publish(
                 uid, number, files, manifest, lambda: self._runs.check(lease), now=self._runs.time()
             )
-        self._kept.served(uid)
+        self._kept.served(lease)
         self._conclude(attempt, version, failure=fits.reason() if fits.errors else "", trace=fits.trace)
 
 
