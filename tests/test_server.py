@@ -41,6 +41,8 @@ def make_app():
             time.sleep(0.5)
         elif path == "/large":
             answer = b"x" * 20_000_000
+        elif "HTTP_X_BREAK" in environ:
+            raise RuntimeError("broken")
         elif path == "/refuse":
             start_response("413 Content Too Large", [("Content-Length", "0")])
             return [b""]
@@ -398,6 +400,32 @@ def test_requests_sent_in_one_go_are_answered_one_by_one(web: Web) -> None:
         while b"/3" not in received:
             received += client.recv(10_000)
     assert received.count(b"HTTP/1.1 200 OK") == 4
+
+
+EVENT = b"POST /webhook HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\n{}"
+
+
+def test_ordinary_events_and_other_requests_sent_in_one_go_are_answered_in_order(web: Web) -> None:
+    chunked = b"POST /webhook HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n"
+    post = b"POST /hash HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\n{}"
+    last = EVENT.replace(b"Host: a", b"Host: a\r\nConnection: close")
+    with web.say(EVENT + post + EVENT + EVENT + chunked + EVENT + last) as client:
+        received = b""
+        while data := client.recv(10_000):
+            received += data
+    bodies = [one.partition("\r\n\r\n")[2] for one in received.decode().split("HTTP/1.1 200 OK\r\n")[1:]]
+    event = "/webhook"
+    assert bodies == [event, hashlib.sha256(b"{}").hexdigest(), event, event, event, event, event]
+
+
+def test_an_event_that_breaks_the_application_is_answered_and_costs_no_thread(launch: Callable[..., Web]) -> None:
+    web = launch()
+    for _ in range(3):
+        with web.say(EVENT.replace(b"Host: a", b"Host: a\r\nX-Break: yes")) as client:
+            assert client.recv(1000).startswith(b"HTTP/1.1 500 ")
+    with web.say(EVENT) as client:
+        assert receive(client, 8).endswith(b"/webhook")
+    assert web.log.count("RuntimeError: broken") == 3
 
 
 def test_a_connection_serves_many_requests(web: Web) -> None:

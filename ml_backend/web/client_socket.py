@@ -59,6 +59,7 @@ class ClientSocket(socket.socket):
         self._scanned = 0
         self._wanted: int | None = None  # bytes to read ahead, once the head is there
         self._whole = False  # whether they are all of the request
+        self._head = 0  # bytes of the head, once it is there
         self._moved, self._waited = 0, 0.0
         self._answered = False
 
@@ -66,6 +67,16 @@ class ClientSocket(socket.socket):
     def unserved(self) -> bool:
         """Whether bytes that were read ahead have not been read yet."""
         return self._given < len(self._ahead)
+
+    def whole(self) -> tuple[bytes, bytes] | None:
+        """(head, body) of a request that is here as a whole; None when some of it is missing, or was read already."""
+        if not self._whole or self._given or self._wanted is None or len(self._ahead) < self._wanted:
+            return None
+        return bytes(self._ahead[: self._head]), bytes(self._ahead[self._head : self._wanted])
+
+    def taken(self) -> None:
+        """What `whole` gave counts as read."""
+        self._given = self._wanted or 0
 
     def read_ahead(self) -> Ahead:
         """Take what has arrived, without waiting."""
@@ -94,6 +105,7 @@ class ClientSocket(socket.socket):
             if end < 0:
                 return False
             head = self._ahead[: end + len(_HEAD_END)]
+            self._head = len(head)
             length = _LENGTH.search(head)
             # Of a body that does not tell its length, or waits to be invited, the thread takes care.
             told = not _UNTOLD.search(head)

@@ -14,6 +14,7 @@ deadlines. Plain HTTP/1.1 only: TLS belongs to a proxy in front.
 """
 
 import errno
+import os
 import selectors
 import socket
 import threading
@@ -24,9 +25,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from gunicorn import SERVER
+from gunicorn.http.wsgi import base_environ
 from gunicorn.workers.gthread import TConn, ThreadWorker
 
-from ml_backend.web import client_socket
+from ml_backend.web import client_socket, ordinary
 from ml_backend.web.client_socket import Ahead, ClientSocket
 from ml_backend.web.threads import Threads
 
@@ -37,6 +40,7 @@ _HEARTBEAT_S = 1.0
 _HESITATION_S, _MOST_HESITATIONS = 0.0003, 4
 _NO_DESCRIPTORS = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 _NOBODY_THERE = {errno.EAGAIN, errno.EWOULDBLOCK, errno.ECONNABORTED}
+_WENT_AWAY = {errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN}
 
 
 class Connection(TConn):  # type: ignore[misc]  # gunicorn has no types
@@ -84,6 +88,9 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no type
         self._lingering: dict[ClientSocket, float] = {}
         self._complained = self._notified = float("-inf")
         self._keeping = threading.RLock()  # for `keepalived_conns` and the poller's part in it
+        self._writer = ordinary.Writer(SERVER)
+        self._environ = {**base_environ(self.cfg), "wsgi.multithread": True, "wsgi.url_scheme": "http"}
+        self._below = bool(os.environ.get("SCRIPT_NAME"))
 
     def init_process(self) -> None:
         """Gunicorn makes the poller here, and does not return from it."""
@@ -104,6 +111,41 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no type
             self._lent.discard(conn)
             if not (keep and self._kept(conn)):
                 self.method_queue.defer(self.finish_request, conn, Answered(keep))
+
+    def handle(self, conn: Connection) -> bool:
+        """Answer one request, in one of the threads; whether the connection stays open."""
+        if (whole := conn.sock.whole()) is None or (environ := self._ordinary(conn, *whole)) is None:
+            return bool(super().handle(conn))
+        conn.init()
+        conn.sock.taken()
+        keep = bool(self.alive and self.cfg.keepalive) and len(self.keepalived_conns) < self.max_keepalived
+        try:
+            conn.sock.sendall(self._writer.answer(self.wsgi, environ, whole[1], keep=keep))
+        except OSError as error:
+            if error.errno not in _WENT_AWAY:
+                self.log.exception("an answer could not be sent")
+            return False
+        except Exception as error:
+            # Whatever it is: it must not end the thread. Gunicorn writes it down and answers 500.
+            self.handle_error(None, conn.sock, conn.client, error)
+            return False
+        return keep
+
+    def _ordinary(self, conn: Connection, head: bytes, body: bytes) -> dict[str, Any] | None:
+        """What the application is told of an ordinary event; None when gunicorn is to read the request."""
+        if self._below or not (isinstance(conn.client, tuple) and isinstance(conn.server, tuple)):
+            return None
+        if (told := ordinary.read(head, len(body))) is None:
+            return None
+        return {
+            **self._environ,
+            **told,
+            "REMOTE_ADDR": conn.client[0],
+            "REMOTE_PORT": str(conn.client[1]),
+            "SERVER_NAME": conn.server[0],
+            "SERVER_PORT": str(conn.server[1]),
+            "gunicorn.socket": conn.sock,
+        }
 
     def _kept(self, conn: Connection) -> bool:
         """Whether the connection waits for its next request already, without the event loop having been woken up.
