@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ml_backend.connecting import Own, own
+from ml_backend.connecting import Own, kept_secret, own
 from ml_backend.connecting.addresses import bare, basic, candidates, login_of, webhook_of, with_login
 from ml_backend.connecting.plan import NEEDED, Ours, authorised, plan_connection, plan_webhooks, webhooks_here
-from ml_backend.errors import BadInput
+from ml_backend.errors import BadInput, RefitError
 from ml_backend.label_studio import Connection, WantedConnection, Webhook
 from ml_backend.settings import Settings
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 LOGIN = ("label-studio", "s3cret/:@")
 HERE = "http://backend.lan:9090"
@@ -214,3 +220,38 @@ def test_an_address_that_cannot_be_right_names_the_option(url: str) -> None:
     this = Own("127.0.0.1", 9090, LOGIN, frozenset({LOGIN[1]}))
     with pytest.raises(BadInput, match="--url"):
         this.addresses("http://localhost:8080", url)
+
+
+# --- the password that a data folder keeps ----------------------------------------------------------------------------
+
+
+def test_all_who_ask_for_the_password_at_once_get_the_same(tmp_path: Path) -> None:
+    asking = 8
+    at_once = threading.Barrier(asking)
+
+    def ask(settings: Settings) -> str:
+        at_once.wait(30)
+        return kept_secret(settings)
+
+    with ThreadPoolExecutor(asking) as pool:
+        for number in range(20):
+            folder = tmp_path / str(number)
+            folder.mkdir()
+            settings = Settings.from_environment({"ML_BACKEND_DATA_DIR": str(folder)})
+            (kept,) = set(pool.map(ask, [settings] * asking))
+            assert len(kept) >= 30
+            assert own(settings).login == ("label-studio", kept)
+            assert (folder / "secret").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_password_file_that_was_left_empty_is_filled(tmp_path: Path) -> None:
+    settings = Settings.from_environment({"ML_BACKEND_DATA_DIR": str(tmp_path)})
+    (tmp_path / "secret").touch()
+    assert own(settings).login is None
+    assert kept_secret(settings) == kept_secret(settings) != ""
+
+
+def test_a_password_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    (tmp_path / "secret").mkdir()
+    with pytest.raises(RefitError, match="secret cannot be read"):
+        kept_secret(Settings.from_environment({"ML_BACKEND_DATA_DIR": str(tmp_path)}))

@@ -54,7 +54,7 @@ def test_each_command_exists_and_takes_what_the_page_gives_it(line: str) -> None
 
 
 def test_the_console_blocks_hold_nothing_that_is_not_looked_at() -> None:
-    known = ("uv run ml-backend ", "export ", "docker compose ", "REDIS_PASSWORD=")
+    known = ("uv run ml-backend ", "export ", "docker compose ", "REDIS_PASSWORD=", "curl ")
     assert [line for line in CONSOLE if line and not line.startswith(known)] == []
 
 
@@ -79,6 +79,9 @@ def test_every_variable_that_a_page_names_is_a_setting() -> None:
         "START_TRAINING",
         "REDIS_PASSWORD",
         "VERSION",
+        "ANNOTATIONS_CREATED",
+        "ANNOTATIONS_DELETED",
+        "PROJECT_UPDATED",
     }
     named = {
         one
@@ -90,13 +93,35 @@ def test_every_variable_that_a_page_names_is_a_setting() -> None:
     assert named - known - theirs == set()
 
 
-def test_the_page_of_settings_is_what_the_classes_say() -> None:
-    spec = importlib.util.spec_from_file_location("make_settings", DOCS / "make_settings.py")
+@pytest.mark.parametrize("page", ["settings", "api"])
+def test_a_page_that_is_made_from_the_code_is_up_to_date(page: str) -> None:
+    spec = importlib.util.spec_from_file_location(f"make_{page}", DOCS / f"make_{page}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    assert (DOCS / "settings.md").read_text(encoding="utf-8") == module.rendered(), "run docs/make_settings.py"
+    assert OURS[f"{page}.md"] == module.rendered(), f"run docs/make_{page}.py"
+
+
+def test_the_page_of_the_api_leaves_no_field_unexplained() -> None:
+    assert re.findall(r"^\| `.*\|  \|$", OURS["api.md"], re.MULTILINE) == []
+
+
+def test_every_fact_that_the_code_cites_is_on_the_page_of_facts() -> None:
+    told = re.findall(r"^\*\*Fact (\d+)\.\*\*", OURS["label-studio-facts.md"], re.MULTILINE)
+    assert len(told) == len(set(told)) == 27
+    cited = {
+        number: path
+        for folder in ("ml_backend", "model", "tests", "benchmarks")
+        for path in (ROOT / folder).rglob("*")
+        if path.suffix in {".py", ".lua", ".md"}
+        for numbers in re.findall(
+            r"\b[Ff]acts?((?:\s+|,\s*|\s+and\s+)\d+(?:(?:,\s*|\s+and\s+)\d+)*)", path.read_text(encoding="utf-8")
+        )
+        for number in re.findall(r"\d+", numbers)
+    }
+    assert len(cited) > 20
+    assert {number: path for number, path in cited.items() if number not in told} == {}
 
 
 @pytest.mark.parametrize("body", [body for _, language, body in FENCES if language == "json" and '"refit"' in body])

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import redis
+import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from ml_backend.errors import Unavailable
+from ml_backend.overview import Overview, views
 from ml_backend.registry import Registry
 from ml_backend.tally import EVERY_S, SECONDS, Tally
 from ml_backend.web import create_app
@@ -27,8 +29,11 @@ if TYPE_CHECKING:
     from flask.testing import FlaskClient
 
     from ml_backend.bootstrap import Services
+    from ml_backend.runs import Lease
 
-DASHBOARD = Path(__file__).parent.parent / "docs" / "grafana-dashboard.json"
+DOCS = Path(__file__).parent.parent / "docs"
+DASHBOARD = DOCS / "grafana-dashboard.json"
+PAGE = (DOCS / "metrics.md").read_text(encoding="utf-8")
 CREATED_AT = "2026-11-22T07:51:23.096964Z"
 
 
@@ -79,14 +84,19 @@ def value(samples: Any, name: str, **labels: str) -> float | None:
     return found
 
 
-def carry_out(services: Services, outcome: Any, seconds: float) -> None:
+def begin(services: Services) -> Lease:
     runs = services.runs
     now = runs.time()
     run_id = runs.request(UID, trigger="test", reason="test", due=now, click=True, now=now).id
     runs.dispatch(UID, now, lambda *_: False)
     lease = runs.start(UID, run_id, "worker", now)
     assert lease is not None
-    runs.finish(lease, outcome, reason="over", now=now + seconds)
+    return lease
+
+
+def carry_out(services: Services, outcome: Any, seconds: float) -> None:
+    lease = begin(services)
+    services.runs.finish(lease, outcome, reason="over", now=services.runs.time() + seconds)
 
 
 def test_events_are_counted_by_action_and_outcome(web: FlaskClient) -> None:
@@ -198,27 +208,72 @@ def test_what_cannot_be_written_is_kept_for_the_next_time(redis_client: redis.Re
 # --- the dashboard ----------------------------------------------------------------------------------------------------
 
 
-def test_the_dashboard_asks_only_for_metrics_and_labels_that_are_there(web: FlaskClient, services: Services) -> None:
+@pytest.fixture
+def busy(web: FlaskClient, services: Services) -> str:
+    """A scrape in which every metric has a sample, one of a training that runs included."""
     web.post("/webhook", json=annotated(total_annotations_number=7))
-    name = publish(services.registry, "yes")
-    assert name
+    publish(services.registry, "yes")
     web.post("/predict", json=predict_body(tasks("one")))
     carry_out(services, "succeeded", 1.0)
     services.state.decided(UID, "wait", "why", 1.0)
-    text = web.get("/metrics", headers={"Accept": "text/plain"}).text
-    there: dict[str, set[str]] = {}
-    for family in text_string_to_metric_families(text):
-        there.setdefault(family.name, set())
-        for sample in family.samples:
-            there.setdefault(sample.name, set()).update(sample.labels)
+    begin(services)
+    scores = views.Score(name="accuracy", value=0.9, compared_on=40, informative=False)
+    version = services.overview().versions(UID)[0].model_copy(update={"scores": {"accuracy": 0.9}, "score": scores})
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Overview, "versions", lambda *_: [version])
+        text: str = web.get("/metrics", headers={"Accept": "text/plain"}).text
+    return text
+
+
+def asked_of(expression: str) -> list[tuple[str, set[str]]]:
+    """The metrics that a query names, with the labels that it looks at."""
+    found = re.findall(r"(ml_backend_\w+)(\{[^}]*\})?", expression)
+    return [(metric, set(re.findall(r"(\w+)\s*[=!]", selector))) for metric, selector in found]
+
+
+def test_the_dashboard_asks_only_for_metrics_and_labels_that_are_there(busy: str) -> None:
+    there = labels_of(busy)
     dashboard = json.loads(DASHBOARD.read_text())
     asked = [target["expr"] for panel in dashboard["panels"] for target in panel.get("targets", [])]
     assert len(asked) > 20
     for expression in [*asked, *(one.get("definition", "") for one in dashboard["templating"]["list"])]:
-        for metric, selector in re.findall(r"(ml_backend_\w+)(\{[^}]*\})?", expression):
+        for metric, labels in asked_of(expression):
             assert metric in there, f"{metric} of {expression}"
-            labels = set(re.findall(r"(\w+)\s*[=!]", selector))
-            assert not there[metric] or labels <= there[metric], expression
-    drawn = {metric for expression in asked for metric in re.findall(r"ml_backend_\w+", expression)}
-    known = {metric for metric in there if metric.startswith("ml_backend_")}
-    assert drawn <= known
+            assert labels <= there[metric], expression
+
+
+# --- the page of metrics ----------------------------------------------------------------------------------------------
+
+
+def labels_of(text: str) -> dict[str, set[str]]:
+    """The labels of every sample's name."""
+    there: dict[str, set[str]] = {}
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            there.setdefault(sample.name, set()).update(sample.labels)
+    return there
+
+
+def test_the_page_of_metrics_names_exactly_what_is_there_with_its_type_and_labels(busy: str) -> None:
+    told = {
+        name: (kind, frozenset(re.findall(r"`(\w+)`", labels)))
+        for name, kind, labels in re.findall(r"^\| `(ml_backend_\w+)` \| (\w+) \|([^|]*)\|", PAGE, re.MULTILINE)
+    }
+    there = {}
+    for name, kind in re.findall(r"^# TYPE (\w+) (\w+)$", busy, re.MULTILINE):
+        sampled = [one for one in labels_of(busy).items() if one[0] in {name, f"{name}_count"}]
+        assert sampled, name
+        there[name] = (kind, frozenset(sampled[0][1]))
+    assert told == there
+
+
+def test_the_alerts_on_the_page_ask_only_for_metrics_and_labels_that_are_there(busy: str) -> None:
+    there = labels_of(busy)
+    rules = yaml.safe_load(re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)[-1])["groups"][0]["rules"]
+    for rule in rules:
+        asked = asked_of(rule["expr"])
+        assert asked or rule["expr"].startswith("up{"), rule
+        for metric, labels in asked:
+            assert labels <= there[metric], rule
+    named = re.findall(r"\| `([A-Z][A-Za-z]+)` \|$", PAGE, re.MULTILINE)
+    assert sorted([*named, "BackendAway"]) == sorted(rule["alert"] for rule in rules)

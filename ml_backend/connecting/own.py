@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import secrets
 import socket
@@ -69,9 +70,9 @@ def own(settings: Settings) -> Own:
     login = None if settings.insecure else settings.credentials
     passwords = settings.passwords
     if login is None and not settings.insecure:
-        with suppress(OSError):
-            secret = _secret_file(settings).read_text(encoding="ascii").strip()
-            login, passwords = (USER, secret), (secret, *passwords)
+        with suppress(OSError, UnicodeDecodeError):
+            if secret := _secret_file(settings).read_text(encoding="ascii").strip():
+                login, passwords = (USER, secret), (secret, *passwords)
     return Own(host, port, login, frozenset(passwords), settings.url)
 
 
@@ -85,18 +86,22 @@ def keep_address(settings: Settings) -> None:
 
 
 def kept_secret(settings: Settings) -> str:
-    """The password of this data folder, made at the first start; readable by its owner only."""
+    """The password of this data folder, made by the first who asks; readable by its owner only. Raises `RefitError`."""
     path = _secret_file(settings)
     try:
-        return path.read_text(encoding="ascii").strip()
-    except FileNotFoundError:
-        secret = secrets.token_urlsafe(24)
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w", encoding="ascii") as file:
-            file.write(secret + "\n")
-        return secret
-    except OSError as error:
-        raise RefitError(f"{path} cannot be read: {error.strerror}") from error
+        with suppress(FileNotFoundError):
+            if kept := path.read_text(encoding="ascii").strip():
+                return kept
+        # Two that start at once must print the same password; one that was killed here left an empty file.
+        with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), "r+", encoding="ascii") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            kept = file.read().strip()
+            if not kept:
+                kept = secrets.token_urlsafe(24)
+                file.write(kept + "\n")
+            return kept
+    except (OSError, UnicodeDecodeError) as error:
+        raise RefitError(f"{path} cannot be read: {getattr(error, 'strerror', error)}") from error
 
 
 def _secret_file(settings: Settings) -> Path:

@@ -168,14 +168,27 @@ def authorised(ours: Ours, webhook: Webhook) -> bool:
     return login_of(webhook.url) == ours.login or ours.login[1] in secret
 
 
-def wrong_with(ours: Ours, webhook: Webhook, connection_url: str) -> list[str]:
-    """What is wrong with a webhook of ours, in words for after it was put right."""
-    return list(_wrong(ours, webhook, webhook_of(connection_url)))
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """What is wrong with a webhook of ours: in words for when it is ``found``, and for after it was ``mended``."""
+
+    found: str
+    mended: str
 
 
-def missing_actions(webhook: Webhook) -> list[str]:
-    """Events that it does not send and that are needed."""
-    return [] if webhook.all_actions else sorted(NEEDED - set(webhook.actions))
+def faults_of(ours: Ours, webhook: Webhook) -> list[Fault]:
+    """Why events would not arrive, or would say too little, wherever it leads."""
+    found: list[Fault] = []
+    if not authorised(ours, webhook):
+        found.append(Fault("carries no valid credentials: its events are refused", "credentials added"))
+    if not webhook.active:
+        found.append(Fault("is switched off", "switched on"))
+    if not webhook.send_payload:
+        found.append(Fault("sends no payload", "payload switched on"))
+    missing = ", ".join([] if webhook.all_actions else sorted(NEEDED - set(webhook.actions)))
+    if missing:
+        found.append(Fault(f"leaves out {missing}", f"events added ({missing})"))
+    return found
 
 
 def stale_password(ours: Ours, webhooks: Iterable[Webhook]) -> bool:
@@ -225,11 +238,4 @@ def _is_right(ours: Ours, webhook: Webhook, wanted_url: str) -> bool:
 def _wrong(ours: Ours, webhook: Webhook, wanted_url: str) -> Iterable[str]:
     if bare(webhook.url) != bare(wanted_url):
         yield f"now at {without_login(wanted_url)}"
-    if not authorised(ours, webhook):
-        yield "credentials added"
-    if not webhook.active:
-        yield "switched on"
-    if not webhook.send_payload:
-        yield "payload switched on"
-    if missing := missing_actions(webhook):
-        yield f"events added ({', '.join(missing)})"
+    yield from (one.mended for one in faults_of(ours, webhook))

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from ml_backend.connecting.addresses import FROM_DOCKER, LOOPBACK, bare, bare_of_webhook, without_login
 from ml_backend.connecting.connector import UNCERTAINTY
-from ml_backend.connecting.plan import Ours, authorised, connections_here, missing_actions, webhooks_here
+from ml_backend.connecting.plan import Ours, connections_here, faults_of, webhooks_here
 from ml_backend.doctor.finding import Finding, note, ok, problem
 from ml_backend.errors import LabelStudioError, LabelStudioRefused
 from ml_backend.sync.plan import may_differ
@@ -142,9 +142,9 @@ def _webhook(seen: Seen) -> Iterator[Finding]:
             "webhook", f"no webhook leads to this backend{elsewhere}: no event arrives", seen.fix, seen.subject
         )
     for one in at_present:
-        wrong = list(_wrong_with(seen.ours, one))
-        if wrong:
-            yield problem("webhook", f"webhook {one.id} {'; '.join(wrong)}", seen.fix, seen.subject)
+        if faults := faults_of(seen.ours, one):
+            told = "; ".join(fault.found for fault in faults)
+            yield problem("webhook", f"webhook {one.id} {told}", seen.fix, seen.subject)
         else:
             yield ok("webhook", f"webhook {one.id} is active, with credentials and payload", seen.subject)
     orphans = [one for one in hooks if one not in at_present]
@@ -159,17 +159,6 @@ def _webhook(seen: Seen) -> Iterator[Finding]:
         if one.project_id is None and bare_of_webhook(one.url) in present:
             text = f"webhook {one.id} of the organization brings every event once more"
             yield note("webhook.organization", text, "it does no harm but costs time", seen.subject)
-
-
-def _wrong_with(ours: Ours, webhook: Webhook) -> Iterator[str]:
-    if not authorised(ours, webhook):
-        yield "carries no valid credentials: its events are refused"
-    if not webhook.active:
-        yield "is switched off"
-    if not webhook.send_payload:
-        yield "sends no payload"
-    if missing := missing_actions(webhook):
-        yield f"leaves out {', '.join(missing)}"
 
 
 def _label_config(seen: Seen) -> Iterator[Finding]:

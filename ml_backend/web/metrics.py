@@ -27,6 +27,7 @@ _ACTIONS = frozenset(
         *(f"ANNOTATION_{what}" for what in ("CREATED", "UPDATED", "DELETED")),
         *(f"{what}_{how}" for what in ("ANNOTATIONS", "TASK", "TASKS") for how in ("CREATED", "DELETED")),
         *(f"{what}_{how}" for what in ("PROJECT", "LABEL_LINK") for how in ("CREATED", "UPDATED", "DELETED")),
+        "ANNOTATIONS_UPDATED",
         "START_TRAINING",
     }
 )

@@ -84,7 +84,7 @@ def document() -> dict[str, Any]:
 
 def _operation(call: Call) -> dict[str, Any]:
     names = [*re.findall(r"{(\w+)}", call.path), *(["limit"] if call.limited else [])]
-    refused = [400, 401, 503, *([404] if names else []), *([409, 413, 415] if call.body else [])]
+    refused = [400, 401, 429, 503, *([404] if names else []), *([409, 413, 415] if call.body else [])]
     operation: dict[str, Any] = {
         "operationId": call.name,
         "summary": call.summary,
