@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import hypothesis
 import pytest
 
+from ml_backend.web import create_app
+from tests.calls import services_on
 from tests.followers import Follower
 from tests.label_studio.driver import Driver
 from tests.label_studio.server import RealLabelStudio
@@ -19,6 +21,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import redis
+    from flask.testing import FlaskClient
+
+    from ml_backend.bootstrap import Services
 
 
 # How long an example takes says nothing on a machine that does other things too. What decides whether a change lands
@@ -54,6 +59,36 @@ def valkey(valkey_socket: Path) -> Iterator[redis.Redis]:
     with connect(valkey_socket, timeout=5) as client:
         client.flushall()
         yield client
+
+
+@pytest.fixture(scope="module")
+def redis_socket() -> Iterator[Path]:
+    """A Valkey that nobody talks to but the tests of one module."""
+    with running_valkey() as socket:
+        yield socket
+
+
+@pytest.fixture
+def redis_client(redis_socket: Path) -> Iterator[redis.Redis]:
+    """A client of it, as impatient as a web process's; it is emptied."""
+    with connect(redis_socket) as client:
+        client.flushall()
+        yield client
+
+
+@pytest.fixture
+def services(
+    request: pytest.FixtureRequest, redis_socket: Path, redis_client: redis.Redis, tmp_path: Path
+) -> Iterator[Services]:
+    """All parts over it; a module's ``SETTINGS`` are what its environment says besides."""
+    with services_on(redis_socket, tmp_path, **getattr(request.module, "SETTINGS", {})) as services:
+        yield services
+
+
+@pytest.fixture
+def web(services: Services) -> FlaskClient:
+    """A client of the application over them."""
+    return create_app(services).test_client()
 
 
 @pytest.fixture

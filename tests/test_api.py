@@ -15,10 +15,8 @@ from ml_backend.web import create_app
 from ml_backend.web.api import CALLS
 from tests.calls import SENTIMENT, event, services_on, setup_body
 from tests.parrot import UID, publish
-from tests.valkey import connect, running_valkey
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     import redis
@@ -27,7 +25,7 @@ if TYPE_CHECKING:
     from ml_backend.bootstrap import Services
 
 NOBODY = "9.1795333883"
-ACCESS = {"LABEL_STUDIO_URL": "http://127.0.0.1:9", "LABEL_STUDIO_API_KEY": "a key"}
+SETTINGS = {"LABEL_STUDIO_URL": "http://127.0.0.1:9", "LABEL_STUDIO_API_KEY": "a key"}
 
 
 class Api:
@@ -62,29 +60,10 @@ class Api:
         raise AssertionError(f"the document does not know {method} {path}")
 
 
-@pytest.fixture(scope="module")
-def valkey() -> Iterator[Path]:
-    with running_valkey() as socket:
-        yield socket
-
-
 @pytest.fixture
-def redis_client(valkey: Path) -> Iterator[redis.Redis]:
-    with connect(valkey) as client:
-        client.flushall()
-        yield client
-
-
-@pytest.fixture
-def services(valkey: Path, redis_client: redis.Redis, tmp_path: Path) -> Iterator[Services]:
-    with services_on(valkey, tmp_path, **ACCESS) as services:
-        services.state.setup(UID, SENTIMENT, None, time.time())
-        yield services
-
-
-@pytest.fixture
-def web(services: Services) -> FlaskClient:
-    return create_app(services).test_client()
+def services(services: Services) -> Services:
+    services.state.setup(UID, SENTIMENT, None, time.time())
+    return services
 
 
 @pytest.fixture
@@ -259,9 +238,9 @@ def test_a_project_that_was_disconnected_is_neither_trained_nor_synced(api: Api,
 
 
 def test_a_sync_without_a_key_is_refused_with_what_to_do(
-    valkey: Path, redis_client: redis.Redis, tmp_path: Path
+    redis_socket: Path, redis_client: redis.Redis, tmp_path: Path
 ) -> None:
-    with services_on(valkey, tmp_path) as services:
+    with services_on(redis_socket, tmp_path) as services:
         services.state.setup(UID, SENTIMENT, None, time.time())
         refused = Api(create_app(services).test_client()).post(f"/projects/{UID}/sync", status=409)
     assert "LABEL_STUDIO_API_KEY" in refused["error"]["reason"]
@@ -276,9 +255,9 @@ def test_a_pinned_version_is_not_moved_by_hand(api: Api, services: Services, web
 
 
 @pytest.mark.parametrize("call", CALLS, ids=lambda call: call.name)
-def test_every_call_is_behind_the_login(valkey: Path, tmp_path: Path, call: Any) -> None:
+def test_every_call_is_behind_the_login(redis_socket: Path, tmp_path: Path, call: Any) -> None:
     path = "/api/v1" + call.path.format(uid=UID, run="5-1795333883-1", number=1)
-    with services_on(valkey, tmp_path, BASIC_AUTH_PASS="s3cret") as services:
+    with services_on(redis_socket, tmp_path, BASIC_AUTH_PASS="s3cret") as services:
         web = create_app(services).test_client()
         refused = web.open(path, method=call.method, json={} if call.body else None)
         assert (refused.status_code, refused.json["error"]["field"]) == (401, "Authorization")

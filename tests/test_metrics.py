@@ -21,11 +21,9 @@ from ml_backend.web import create_app
 from tests.calls import SENTIMENT, event, predict_body, services_on
 from tests.parrot import UID, publish, tasks
 from tests.running import wait_until
-from tests.valkey import connect, running_valkey
+from tests.valkey import connect
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from flask.testing import FlaskClient
 
     from ml_backend.bootstrap import Services
@@ -37,29 +35,10 @@ PAGE = (DOCS / "metrics.md").read_text(encoding="utf-8")
 CREATED_AT = "2026-11-22T07:51:23.096964Z"
 
 
-@pytest.fixture(scope="module")
-def valkey() -> Iterator[Path]:
-    with running_valkey() as socket:
-        yield socket
-
-
 @pytest.fixture
-def redis_client(valkey: Path) -> Iterator[redis.Redis]:
-    with connect(valkey) as client:
-        client.flushall()
-        yield client
-
-
-@pytest.fixture
-def services(valkey: Path, redis_client: redis.Redis, tmp_path: Path) -> Iterator[Services]:
-    with services_on(valkey, tmp_path) as services:
-        services.state.setup(UID, SENTIMENT, None, time.time())
-        yield services
-
-
-@pytest.fixture
-def web(services: Services) -> FlaskClient:
-    return create_app(services).test_client()
+def services(services: Services) -> Services:
+    services.state.setup(UID, SENTIMENT, None, time.time())
+    return services
 
 
 def annotated(**project: Any) -> dict[str, Any]:
@@ -112,9 +91,9 @@ def test_events_are_counted_by_action_and_outcome(web: FlaskClient) -> None:
 
 
 def test_counts_of_two_processes_add_up_and_both_tell_the_same(
-    valkey: Path, services: Services, web: FlaskClient, tmp_path: Path
+    redis_socket: Path, services: Services, web: FlaskClient, tmp_path: Path
 ) -> None:
-    with services_on(valkey, tmp_path) as others:
+    with services_on(redis_socket, tmp_path) as others:
         other = create_app(others).test_client()
         web.post("/webhook", json=annotated())
         for _ in range(2):
@@ -187,8 +166,8 @@ def test_a_version_store_that_is_away_leaves_everything_else(
 # --- the tally --------------------------------------------------------------------------------------------------------
 
 
-def test_counts_reach_redis_by_themselves(valkey: Path, redis_client: redis.Redis) -> None:
-    tally = Tally(connect(valkey, timeout=5))
+def test_counts_reach_redis_by_themselves(redis_socket: Path, redis_client: redis.Redis) -> None:
+    tally = Tally(connect(redis_socket, timeout=5))
     tally.add("events", "a", "b")
     wait_until(lambda: redis_client.hget("mlb:tally", "events|a|b") == b"1", 20 * EVERY_S, "the count is in Redis")
     tally.close()

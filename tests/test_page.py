@@ -15,7 +15,6 @@ from ml_backend.web import create_app
 from ml_backend.web.page.session import COOKIE
 from tests.calls import SENTIMENT, everything, services_on
 from tests.parrot import UID, publish
-from tests.valkey import connect, running_valkey
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,29 +31,15 @@ BROWSER = {"Accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;
 ORDERS = ("train", "sync", "rollback", "versions/1/promote", "runs/5-1795333883-1/cancel")
 
 
-@pytest.fixture(scope="module")
-def valkey() -> Iterator[Path]:
-    with running_valkey() as socket:
-        yield socket
+@pytest.fixture
+def services(services: Services) -> Services:
+    services.state.setup(UID, SENTIMENT, None, time.time())
+    return services
 
 
 @pytest.fixture
-def redis_client(valkey: Path) -> Iterator[redis.Redis]:
-    with connect(valkey) as client:
-        client.flushall()
-        yield client
-
-
-@pytest.fixture
-def services(valkey: Path, redis_client: redis.Redis, tmp_path: Path) -> Iterator[Services]:
-    with services_on(valkey, tmp_path) as services:
-        services.state.setup(UID, SENTIMENT, None, time.time())
-        yield services
-
-
-@pytest.fixture
-def guarded(valkey: Path, redis_client: redis.Redis, tmp_path: Path) -> Iterator[FlaskClient]:
-    with services_on(valkey, tmp_path, BASIC_AUTH_PASS=PASSWORD) as services:
+def guarded(redis_socket: Path, redis_client: redis.Redis, tmp_path: Path) -> Iterator[FlaskClient]:
+    with services_on(redis_socket, tmp_path, BASIC_AUTH_PASS=PASSWORD) as services:
         services.state.setup(UID, SENTIMENT, None, time.time())
         yield browser(services)
 
@@ -145,15 +130,15 @@ def test_behind_tls_the_cookie_is_for_tls_alone(guarded: FlaskClient) -> None:
     assert "Secure" in guarded.post("/login", data=form, headers={"X-Forwarded-Proto": "https"}).headers["Set-Cookie"]
 
 
-def test_another_password_ends_every_session(valkey: Path, redis_client: redis.Redis, tmp_path: Path) -> None:
-    with services_on(valkey, tmp_path, BASIC_AUTH_PASS=PASSWORD) as services:
+def test_another_password_ends_every_session(redis_socket: Path, redis_client: redis.Redis, tmp_path: Path) -> None:
+    with services_on(redis_socket, tmp_path, BASIC_AUTH_PASS=PASSWORD) as services:
         web = browser(services)
         sign_in(web)
         cookie = web.get_cookie(COOKIE)
         assert cookie is not None
     rotated = {"BASIC_AUTH_PASS": "another", "ML_BACKEND_BASIC_AUTH_EXTRA": PASSWORD}
     for settings, status in (({"BASIC_AUTH_PASS": "another"}, 303), (rotated, 200)):
-        with services_on(valkey, tmp_path, **settings) as services:
+        with services_on(redis_socket, tmp_path, **settings) as services:
             other = browser(services)
             other.set_cookie(COOKIE, cookie.value)
             assert other.get("/").status_code == status

@@ -8,13 +8,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from typer.testing import CliRunner
 
-from ml_backend.bootstrap import Services, make_services
+from ml_backend.bootstrap import Services
 from ml_backend.cli.app import app
 from ml_backend.errors import ProjectUnknown, PromotionRefused, VersionCorrupt, VersionNotFound
 from ml_backend.promotion import refused
-from ml_backend.settings import Settings
-from tests.test_training import CONFIG, UID, Switchable, annotate, run
-from tests.valkey import running_valkey
+from tests.test_training import CONFIG, UID, Switchable, annotate, run, switchable_services
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,28 +21,11 @@ if TYPE_CHECKING:
     from ml_backend.training.run import Trainer
 
 
-@pytest.fixture(scope="module")
-def socket() -> Iterator[Path]:
-    with running_valkey() as path:
-        yield path
-
-
 @pytest.fixture
-def services(socket: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Services]:
-    environment = {
-        "REDIS_URL": f"unix://{socket}",
-        "ML_BACKEND_DATA_DIR": str(tmp_path),
-        "LABEL_STUDIO_URL": "http://127.0.0.1:9",
-        "LABEL_STUDIO_API_KEY": "not asked in these tests",
-    }
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    made = make_services(Settings.from_environment(environment), timeout_s=5)
-    Switchable.during = None
-    Switchable.spoiled = False
-    made.redis.flushall()
-    yield made
-    made.close()
+def services(redis_socket: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Services]:
+    studio = {"LABEL_STUDIO_URL": "http://127.0.0.1:9", "LABEL_STUDIO_API_KEY": "not asked in these tests"}
+    with switchable_services(redis_socket, tmp_path, monkeypatch, **studio) as made:
+        yield made
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,6 @@ from ml_backend.events import Annotation, AnnotationsDeleted, AnnotationsWritten
 from ml_backend.settings import Settings
 from ml_backend.training.run import Trainer
 from tests.models.counting import CountingModel
-from tests.valkey import running_valkey
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -48,15 +48,12 @@ class Switchable(CountingModel):
         return made
 
 
-@pytest.fixture(scope="module")
-def socket() -> Iterator[Path]:
-    with running_valkey() as path:
-        yield path
-
-
-@pytest.fixture
-def services(socket: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Services]:
-    environment = {"REDIS_URL": f"unix://{socket}", "ML_BACKEND_DATA_DIR": str(tmp_path), "ML_BACKEND_LEASE": "3"}
+@contextmanager
+def switchable_services(
+    socket: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch, **more: str
+) -> Iterator[Services]:
+    """All parts, over an emptied Redis, with nothing that goes wrong yet; commands are told the same."""
+    environment = {"REDIS_URL": f"unix://{socket}", "ML_BACKEND_DATA_DIR": str(data_dir), **more}
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     made = make_services(Settings.from_environment(environment), timeout_s=5)
@@ -65,6 +62,12 @@ def services(socket: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> I
     made.redis.flushall()
     yield made
     made.close()
+
+
+@pytest.fixture
+def services(redis_socket: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Services]:
+    with switchable_services(redis_socket, tmp_path, monkeypatch, ML_BACKEND_LEASE="3") as made:
+        yield made
 
 
 @pytest.fixture

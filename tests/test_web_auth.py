@@ -15,7 +15,6 @@ from ml_backend.web import create_app
 from ml_backend.web.auth import SECRET_HEADER, Gate
 from ml_backend.web.failed_logins import DELAY_S, FREE, WINDOW_S, FailedLogins
 from tests.calls import WebProcess, environment, event, everything, services_on, setup_body
-from tests.valkey import connect, running_valkey
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -47,27 +46,14 @@ def basic(user: str, password: str, encoding: str = "utf-8") -> dict[str, str]:
     return {"Authorization": "Basic " + base64.b64encode(f"{user}:{password}".encode(encoding)).decode()}
 
 
-@pytest.fixture(scope="module")
-def valkey() -> Iterator[Path]:
-    with running_valkey() as socket:
-        yield socket
-
-
 @pytest.fixture
-def redis_client(valkey: Path) -> Iterator[redis.Redis]:
-    with connect(valkey) as client:
-        client.flushall()
-        yield client
-
-
-@pytest.fixture
-def web(valkey: Path, redis_client: redis.Redis, tmp_path: Path) -> Iterator[FlaskClient]:
-    with services_on(valkey, tmp_path, **CREDENTIALS) as services:
+def web(redis_socket: Path, redis_client: redis.Redis, tmp_path: Path) -> Iterator[FlaskClient]:
+    with services_on(redis_socket, tmp_path, **CREDENTIALS) as services:
         yield create_app(services).test_client()
 
 
-def test_without_credentials_set_everybody_may_call(valkey: Path, tmp_path: Path) -> None:
-    with services_on(valkey, tmp_path) as services:
+def test_without_credentials_set_everybody_may_call(redis_socket: Path, tmp_path: Path) -> None:
+    with services_on(redis_socket, tmp_path) as services:
         assert create_app(services).test_client().post("/setup", json=setup_body()).status_code == 200
 
 
@@ -145,8 +131,8 @@ def test_neither_the_log_nor_the_answer_repeats_a_password(web: FlaskClient, cap
         assert "anna" not in text
 
 
-def test_a_url_with_credentials_in_it_opens_the_real_server(valkey: Path, tmp_path: Path) -> None:
-    with WebProcess(environment(valkey, tmp_path, BASIC_AUTH_USER="anna", BASIC_AUTH_PASS="s3cret/ä")) as process:
+def test_a_url_with_credentials_in_it_opens_the_real_server(redis_socket: Path, tmp_path: Path) -> None:
+    with WebProcess(environment(redis_socket, tmp_path, BASIC_AUTH_USER="anna", BASIC_AUTH_PASS="s3cret/ä")) as process:
         url = f"anna:s3cret%2F%C3%A4@127.0.0.1:{process.port}"
         with requests.Session() as session:
             session.trust_env = False

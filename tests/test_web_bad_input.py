@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from ml_backend.web import create_app
 from tests.calls import SENTIMENT, event, everything, predict_body, services_on, setup_body
 from tests.parrot import UID
-from tests.valkey import connect, running_valkey
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,30 +37,7 @@ POSTS = [
     "/duplicate_model",
     "/validate",
 ]
-
-
-@pytest.fixture(scope="module")
-def valkey() -> Iterator[Path]:
-    with running_valkey() as socket:
-        yield socket
-
-
-@pytest.fixture
-def redis_client(valkey: Path) -> Iterator[redis.Redis]:
-    with connect(valkey) as client:
-        client.flushall()
-        yield client
-
-
-@pytest.fixture
-def services(valkey: Path, redis_client: redis.Redis, tmp_path: Path) -> Iterator[Services]:
-    with services_on(valkey, tmp_path, ML_BACKEND_MAX_BODY="100000") as services:
-        yield services
-
-
-@pytest.fixture
-def web(services: Services) -> FlaskClient:
-    return create_app(services).test_client()
+SETTINGS = {"ML_BACKEND_MAX_BODY": "100000"}
 
 
 @dataclasses.dataclass
@@ -330,8 +306,8 @@ BODIES = st.dictionaries(KEYS, VALUES, max_size=7)
 
 
 @pytest.fixture(scope="module")
-def any_web(valkey: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[FlaskClient]:
-    with services_on(valkey, tmp_path_factory.mktemp("store")) as services:
+def any_web(redis_socket: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[FlaskClient]:
+    with services_on(redis_socket, tmp_path_factory.mktemp("store")) as services:
         yield create_app(services).test_client()
 
 

@@ -17,10 +17,9 @@ from tests.calls import BOXES, SENTIMENT, Picky, event, predict_body, services_o
 from tests.followers import Monitored
 from tests.parrot import UID, publish, tasks, word_of
 from tests.running import wait_until
-from tests.valkey import connect, running_valkey
+from tests.valkey import connect
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     import redis
@@ -29,30 +28,6 @@ if TYPE_CHECKING:
     from ml_backend.bootstrap import Services
 
 RECORDED_UID = "2.1795333883"
-
-
-@pytest.fixture(scope="module")
-def valkey() -> Iterator[Path]:
-    with running_valkey() as socket:
-        yield socket
-
-
-@pytest.fixture
-def redis_client(valkey: Path) -> Iterator[redis.Redis]:
-    with connect(valkey) as client:
-        client.flushall()
-        yield client
-
-
-@pytest.fixture
-def services(valkey: Path, redis_client: redis.Redis, tmp_path: Path) -> Iterator[Services]:
-    with services_on(valkey, tmp_path) as services:
-        yield services
-
-
-@pytest.fixture
-def web(services: Services) -> FlaskClient:
-    return create_app(services).test_client()
 
 
 def post(web: FlaskClient, path: str, body: Any, status: int = 200) -> Any:
@@ -199,8 +174,8 @@ def test_predict_hands_the_context_of_an_interactive_annotation_to_the_model(
     assert post(web, "/predict", body)["results"][0][0]["result"][0]["meta"] == {"result": [{"id": "a"}]}
 
 
-def test_predict_leaves_out_what_is_not_done_at_the_deadline(valkey: Path, tmp_path: Path) -> None:
-    with services_on(valkey, tmp_path, ML_BACKEND_PREDICT_DEADLINE="0.4") as services:
+def test_predict_leaves_out_what_is_not_done_at_the_deadline(redis_socket: Path, tmp_path: Path) -> None:
+    with services_on(redis_socket, tmp_path, ML_BACKEND_PREDICT_DEADLINE="0.4") as services:
         publish(services.registry, "takes its time")
         began = time.monotonic()
         body = predict_body(tasks(*("text" for _ in range(1000))))
@@ -274,7 +249,7 @@ def watch() -> Watch:
 
 
 def test_webhook_does_one_round_trip_and_touches_no_file_no_model_and_no_other_host(
-    valkey: Path, web: FlaskClient, redis_client: redis.Redis, watch: Watch, monkeypatch: pytest.MonkeyPatch
+    redis_socket: Path, web: FlaskClient, redis_client: redis.Redis, watch: Watch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made: list[object] = []
     before = Picky.__init__
@@ -284,7 +259,7 @@ def test_webhook_does_one_round_trip_and_touches_no_file_no_model_and_no_other_h
     body = event("ANNOTATION_CREATED")
     body["project"]["min_annotations_to_start_training"] = 1000
     post(web, "/webhook", body)
-    commands = Commands(valkey)
+    commands = Commands(redis_socket)
     with commands:
         body["annotation"]["id"] = 99
         watch.on = True
