@@ -393,7 +393,7 @@ def make_services(
     )
     if not models:
         # A client of its own: it waits for answers longer than any other call may take.
-        server = RemotePredictions(here, Desk(connect(settings, timeout_s=PATIENT_TIMEOUT_S), prefix))
+        server = RemotePredictions(here, Desk(connect(settings, timeout_s=PATIENT_TIMEOUT_S), prefix, quick=client))
         checked = server.check
         chosen = type(chosen.__name__, (chosen,), {"check": lambda _self, config: checked(config)})
     return Services(

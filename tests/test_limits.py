@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -20,7 +22,8 @@ from ml_backend.settings import RetrainSettings, Settings
 from ml_backend.state.due import FARTHEST_S, DueList
 from tests.calls import WebProcess, environment, event, everything, predict_body, services_on, setup_body
 from tests.disks import small_disk
-from tests.faults.stage import annotation, deliver, uid
+from tests.faults.stage import CONFIG, MODEL, annotation, deliver, uid
+from tests.loopback import Answer, Loopback, Received
 from tests.parrot import publish, tasks, word_of
 from tests.running import RunningBackend, wait_until
 from tests.test_policy import NOW, retrain, states
@@ -28,7 +31,6 @@ from tests.valkey import connect, running_valkey
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     import redis
 
@@ -300,3 +302,52 @@ def test_a_project_put_off_as_far_as_the_clock_ever_does_is_left_alone(valkey: r
     due = DueList(valkey)
     due.ask("7.1", NOW + FARTHEST_S)
     assert due.claim(NOW)[0] == []
+
+
+# --- a slow Label Studio ----------------------------------------------------------------------------------------------
+
+
+def test_a_label_studio_that_does_not_answer_holds_up_neither_events_nor_trainings_nor_predictions(
+    tmp_path: Path,
+) -> None:
+    asked, over = threading.Event(), threading.Event()
+
+    def silent(_request: Received) -> Answer:
+        asked.set()
+        over.wait(180)
+        return Answer({"detail": "too late"}, 503)
+
+    (tmp_path / "gates").mkdir()
+    with Loopback(silent) as studio:
+        told = {
+            "LABEL_STUDIO_URL": studio.url,
+            "LABEL_STUDIO_API_KEY": "a" * 40,
+            "ML_BACKEND_SYNC_WAIT": "1",
+            "ML_BACKEND_RETRAIN_QUIET": "0",
+            "TEST_GATES": str(tmp_path / "gates"),
+            "PYTHONPATH": str(Path(__file__).parent.parent),
+            "WORKERS": "1",
+            "THREADS": "2",
+        }
+        with RunningBackend(tmp_path / "data", arguments=[MODEL], environment=told) as backend:
+            took: list[float] = []
+
+            def sent(path: str, body: dict[str, Any]) -> Any:
+                began = time.monotonic()
+                status, answer = backend.post(path, body)
+                took.append(time.monotonic() - began)
+                assert status == 200, answer
+                return answer
+
+            try:
+                sent("/webhook", annotation(1))
+                wait_until(asked.is_set, 60, "the sync asks, and waits for an answer")
+                for number in range(2, 12):
+                    sent("/webhook", annotation(number))
+                setup = setup_body(uid(7), CONFIG)
+                wait_until(lambda: sent("/setup", setup)["model_version"], 60, f"a training\n{backend.log()}")
+                sent("/predict", predict_body([{"id": 1, "data": {"text": "one"}}], uid(7), CONFIG))
+                assert not over.is_set()
+                assert max(took) < 5, "one answer of Label Studio takes longer than all of this"
+            finally:
+                over.set()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import gzip
+import tracemalloc
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -271,6 +273,43 @@ def test_without_a_key_that_works_the_error_says_so(error: Exception, kind: str,
 
     media = Media(Hosts(STUDIO), Cache(tmp_path, 1_000_000, known), authorization)
     assert kind_of(media, "/data/upload/3/cat.png") == kind
+
+
+def test_what_a_store_keeps_with_gzip_is_unpacked(media: Media, other_host: Loopback, studio_files: Studio) -> None:
+    noise = bytes(number * number % 251 for number in range(300_000))
+    studio_files.files["/cat.png"] = Answer(gzip.compress(noise), headers={"Content-Encoding": "gzip"})
+    assert media.path(UID, 1, f"{other_host.url}/cat.png").read_bytes() == noise
+    assert other_host.received[0].headers["Accept-Encoding"] == "identity"
+
+
+def test_a_decompression_bomb_ends_at_the_limit_and_is_never_held_in_memory(
+    media: Media, other_host: Loopback, studio_files: Studio, tmp_path: Path
+) -> None:
+    bomb = gzip.compress(bytes(100_000_000), compresslevel=1)
+    studio_files.files["/bomb.png"] = Answer(bomb, headers={"Content-Encoding": "gzip"})
+    tracemalloc.start()
+    try:
+        assert kind_of(media, f"{other_host.url}/bomb.png") == "too_large"
+        assert tracemalloc.get_traced_memory()[1] < 16_000_000
+    finally:
+        tracemalloc.stop()
+    assert [path for path in (tmp_path / "cache").rglob("*") if path.is_file()] == []
+
+
+@pytest.mark.parametrize(
+    ("encoding", "body", "kind"),
+    [
+        ("br", b"x", "not_media"),
+        ("gzip, gzip", gzip.compress(gzip.compress(b"x")), "not_media"),
+        ("gzip", b"no gzip at all", "not_media"),
+        ("gzip", gzip.compress(b"x" * 1000)[:-9], "unreachable"),
+    ],
+)
+def test_compression_that_was_not_asked_for_or_is_broken_is_refused(
+    encoding: str, body: bytes, kind: str, media: Media, other_host: Loopback, studio_files: Studio
+) -> None:
+    studio_files.files["/cat.png"] = Answer(body, headers={"Content-Encoding": encoding})
+    assert kind_of(media, f"{other_host.url}/cat.png") == kind
 
 
 def test_data_urls_need_no_network(media: Media) -> None:

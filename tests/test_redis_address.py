@@ -228,6 +228,41 @@ def test_when_the_master_dies_events_go_on_at_the_one_that_the_sentinel_names() 
         assert project.derived.total_annotations_number >= 2
 
 
+@needs_tls
+def test_events_are_recorded_through_sentinels_that_speak_tls_as_the_master_does(certificates: Path) -> None:
+    certificate, key = certificates / "cert.pem", certificates / "key.pem"
+    data, sentinel = free_port(), free_port()
+    tls = ["--port", "0", "--bind", "127.0.0.1", "--tls-auth-clients", "no", "--tls-cert-file", str(certificate)]
+    tls += ["--tls-key-file", str(key), "--tls-ca-cert-file", str(certificate), "--tls-replication", "yes"]
+    with contextlib.ExitStack() as servers:
+        one = ["--tls-port", str(data), "--requirepass", SECRET, *tls]
+        folder = servers.enter_context(server(*one, binary=TLS_SERVER))
+        configuration = folder / "sentinel.conf"
+        configuration.write_text(
+            f"requirepass watcher\nsentinel monitor mymaster 127.0.0.1 {data} 1\n"
+            f'sentinel auth-pass mymaster "{SECRET}"\n'
+        )
+        assert TLS_SERVER is not None
+        watching = subprocess.Popen(
+            [TLS_SERVER, str(configuration), "--sentinel", "--tls-port", str(sentinel), *tls, "--daemonize", "no"],
+            stdout=subprocess.DEVNULL,
+        )
+        servers.callback(watching.wait)
+        servers.callback(watching.kill)
+        login, query = f":{QUOTED}@127.0.0.1:{sentinel}", "sentinel_password=watcher"
+        address = f"rediss+sentinel://{login}/mymaster/0?{query}&ssl_ca_certs={certificate}"
+        wait_until(lambda: answers(address), 20, "the sentinel names a master")
+        services = make_services(settings(address), timeout_s=5)
+        servers.callback(services.close)
+        body = event("ANNOTATION_CREATED")
+        assert services.state.record(parse("ANNOTATION_CREATED", body), time.time()).changes == 1
+        for other in (
+            f"rediss+sentinel://{login}/mymaster/0?{query}",  # nobody vouches for the certificate
+            f"redis+sentinel://{login}/mymaster/0?{query}",  # in the clear
+        ):
+            assert not answers(other)
+
+
 @pytest.mark.parametrize(
     "address",
     [

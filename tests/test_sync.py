@@ -133,7 +133,8 @@ def studio() -> FakeLabelStudio:
 
 
 class House:
-    """The parts around a fake Label Studio. ``patience_s``: how long the client repeats a failing request."""
+    """The parts around a fake Label Studio. ``patience_s``: how long the client repeats a failing request;
+    ``longest_s``: how long it waits for an answer, at most."""
 
     def __init__(self, client: redis.Redis, url: str | None, key: str | None = KEY) -> None:
         self.now = NOW
@@ -141,6 +142,7 @@ class House:
         self.state, self.standings, self.jobs = State(client), Standings(client), Jobs(client)
         self.due = DueList(client)
         self.patience_s = 0.0
+        self.longest_s = 60.0
         self.opened = 0
         every, quiet = DAY_S, 2.0
         self.syncs = Syncs(
@@ -160,6 +162,7 @@ class House:
     def open(self, timeout_s: float, patience_s: float, pause: Callable[[float], None]) -> LabelStudioApi:
         self.opened += 1
         assert self.access.url is not None
+        timeout_s = min(timeout_s, self.longest_s)
         return LabelStudioApi(self.access.url, KEY, timeout_s=timeout_s, patience_s=self.patience_s, pause=pause)
 
     def connect(self) -> None:
@@ -479,6 +482,25 @@ def test_a_failure_is_kept_and_tried_again_later_and_later(
     house.sync()
     assert house.annotations() == 30
     assert house.standing().error == ""
+
+
+def test_a_label_studio_that_takes_too_long_to_answer_is_asked_again_later(
+    house: House, studio: FakeLabelStudio
+) -> None:
+    ready = threading.Event()
+
+    def slow(request: Received) -> None:
+        ready.wait(20)
+
+    studio.fail, house.longest_s = slow, 0.3  # type: ignore[assignment]
+    house.sync()
+    standing = house.standing()
+    assert "did not answer" in standing.error
+    assert standing.next_try is not None
+    ready.set()
+    house.longest_s = 60.0
+    house.sync(after_s=standing.next_try - house.now)
+    assert (house.annotations(), house.standing().error) == (30, "")
 
 
 def test_a_failure_in_the_middle_keeps_what_was_read(house: House, studio: FakeLabelStudio) -> None:

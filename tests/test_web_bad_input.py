@@ -107,12 +107,13 @@ def test_a_compressed_body_is_refused(web: FlaskClient) -> None:
     assert (answer.status, answer.field) == (415, "Content-Encoding")
 
 
-def test_a_body_over_the_limit_is_refused_before_it_is_read(web: FlaskClient) -> None:
+@pytest.mark.parametrize("length", ["100001", "9" * 5000])
+def test_a_body_over_the_limit_is_refused_before_it_is_read(web: FlaskClient, length: str) -> None:
     class Unreadable:
         def read(self, *_: object) -> bytes:
             raise AssertionError("it was read")
 
-    overrides = {"CONTENT_LENGTH": "100001", "wsgi.input": Unreadable()}
+    overrides = {"CONTENT_LENGTH": length, "wsgi.input": Unreadable()}
     answer = refused(web, "/webhook", content_type=JSON, environ_overrides=overrides)
     assert (answer.status, answer.field) == (413, "body")
 

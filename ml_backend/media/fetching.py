@@ -9,6 +9,7 @@ import mimetypes
 import re
 import threading
 import time
+import zlib
 from typing import TYPE_CHECKING
 from urllib.parse import unquote_to_bytes, urlsplit
 
@@ -17,7 +18,7 @@ from ml_backend.media.addresses import Address, file_name
 from ml_backend.media.cache import link
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from pathlib import Path
 
     import httpx
@@ -30,6 +31,8 @@ log = logging.getLogger(__name__)
 
 _CONNECT_S = 5.0
 _REDIRECTS = 3
+_UNPACKED = 1 << 20
+"""Bytes that are unpacked at a time: a small part of a compressed answer may hold a thousand times as much."""
 _DATA = re.compile(r"data:([\w.+-]+/[\w.+-]+)?((?:;[\w.+=-]+)*?)(;base64)?,", re.ASCII | re.IGNORECASE)
 
 
@@ -120,7 +123,9 @@ class Media:
         redirects = 0
         try:
             while True:
-                headers = dict(self._header(url, renew=renewed)) if address.with_key else {}
+                headers = {"Accept-Encoding": "identity"}
+                if address.with_key:
+                    headers.update(self._header(url, renew=renewed))
                 with self._client().stream("GET", address.url, headers=headers) as answer:
                     if answer.is_redirect and redirects < _REDIRECTS:
                         redirects += 1
@@ -130,7 +135,7 @@ class Media:
                         renewed = True
                         continue
                     _raise_for(answer, url, with_key=address.with_key)
-                    self._write(answer.iter_bytes(), path, url, until)
+                    self._write(_unpacked(answer, url), path, url, until)
                     return
         except httpx.HTTPError as error:
             where = urlsplit(address.url).hostname
@@ -170,6 +175,31 @@ class Media:
                     follow_redirects=False,
                 )
             return self._http
+
+
+def _unpacked(answer: httpx.Response, url: str) -> Iterator[bytes]:
+    """The parts of an answer, none much above a megabyte. Raises `MediaError` for what is compressed but by gzip.
+
+    Compression is not asked for; stores of objects send what they keep with gzip so all the same.
+    """
+    encoding = answer.headers.get("content-encoding", "identity").strip().lower()
+    if encoding in {"identity", ""}:
+        yield from answer.iter_raw()
+        return
+    if encoding not in {"gzip", "x-gzip"}:
+        raise MediaError("not_media", f"{answer.url.host} sends it compressed with {encoding[:40]}", url)
+    unpacking = zlib.decompressobj(zlib.MAX_WBITS | 16)
+    try:
+        for part in answer.iter_raw():
+            left = part
+            while left:
+                yield unpacking.decompress(left, _UNPACKED)
+                left = unpacking.unconsumed_tail
+        yield unpacking.flush(_UNPACKED)
+    except zlib.error as error:
+        raise MediaError("not_media", f"its gzip is broken: {error}", url) from None
+    if not unpacking.eof:
+        raise MediaError("unreachable", "its gzip is cut short", url)
 
 
 def _raise_for(answer: httpx.Response, url: str, *, with_key: bool) -> None:

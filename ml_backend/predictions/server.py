@@ -303,6 +303,9 @@ class PredictionServer:
         with self._lock:
             # A move that came after the alias was read would be missed for as long as this stands.
             if moves is None or moves == self._moves:
+                if len(self._stopped) >= _NAMELESS:
+                    # Names that nobody here knows may be asked for without end.
+                    self._stopped = {uid: one for uid, one in self._stopped.items() if uid in self._loaded}
                 self._stopped[uid] = _Stopped(target, time.monotonic() + self._retry_s)
 
     def _note(self, uid: str, name: str, error: str) -> None:
@@ -313,6 +316,8 @@ class PredictionServer:
 
     def _turn(self, uid: str) -> threading.Lock:
         with self._lock:
+            if len(self._loading) >= _NAMELESS:
+                self._loading = {uid: one for uid, one in self._loading.items() if one.locked()}
             return self._loading.setdefault(uid, threading.Lock())
 
     # Following the aliases

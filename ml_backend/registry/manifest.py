@@ -23,6 +23,7 @@ _UID = re.compile(r"\d{1,18}\.\d{1,12}", re.ASCII)
 _NAME = re.compile(r"v(\d{1,18})-\d{8}-\d{4}", re.ASCII)
 _PLAIN_IDS_LIMIT = 4096  # characters; longer lists are compressed
 _IDS_LIMIT = 256 * 1024 * 1024  # bytes after decompression: more is damage, not data
+_MOST_IDS = 20_000_000
 
 Status = Literal["serving", "standby", "kept aside"]
 """Serving: the alias names it. Standby: good enough when it was compared, not serving now. Kept aside: it was not."""
@@ -218,7 +219,7 @@ def decode_ids(text: str) -> frozenset[int]:
         for part in plain.split(",") if plain else ():
             low, _, high = part.partition("-")
             span = range(int(low), int(high or low) + 1)
-            if len(span) > _IDS_LIMIT:
+            if len(span) + len(found) > _MOST_IDS:
                 raise VersionCorrupt("the list of task ids is far too long")
             found.update(span)
     except (ValueError, zlib.error) as error:
