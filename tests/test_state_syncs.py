@@ -363,6 +363,20 @@ def test_what_has_the_ids_of_a_task_and_its_annotation_now_comes_although_events
     follower.check()
 
 
+def test_what_a_task_had_before_another_took_its_id_is_not_brought_back(
+    studio: ModelLabelStudio, follower: Follower
+) -> None:
+    studio.import_tasks([["Positive", "Positive"]])  # annotations without events (fact 8)
+    sync = follower.begin()
+    page, between = follower.fetch(0, 10)
+    studio.delete_everything()  # nothing is sent (fact 9)
+    follower.hear(only(studio.import_tasks([[], [], []])))  # the ids come back (fact 5)
+    follower.hear(only(studio.create(3, "Negative")))
+    follower.syncs.apply(sync, page, follower.now, between=between)
+    assert not follower.finish(sync)
+    follower.check()
+
+
 def test_a_mark_that_an_event_gave_is_told_from_one_that_was_there_by_an_older_answer(
     studio: ModelLabelStudio, follower: Follower
 ) -> None:

@@ -324,7 +324,8 @@ local function write_task(id, created, updated, body)
   if old then c, u, at = struct.unpack('>dd', old) end
   local successor = c > 0 and created > c
   if is_touched('t' .. id) and not successor then
-    if old then return true end
+    -- Where an event told of the successor, the answer is from before: what it shows went with the predecessor.
+    if old then return created == 0 or created >= c end
     -- An event deleted it, or it only went with its last annotation; others of it may never have been told of. What was
     -- known of it does not tell which: it may have been another that had the id, whose end nobody said.
     if died_since('t' .. id, created) then return false end
