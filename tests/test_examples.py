@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import http.server
-import importlib.util
 import json
 import re
 import threading
@@ -108,9 +107,85 @@ def test_a_prompt_trained_from_corrections(tmp_path: Path, language_model: str) 
     assert prompt.count("Text: ") == 4
 
 
+# --- those whose libraries are not installed: `uv run --with spacy pytest tests/test_examples.py` ---------------------
+
+
 @pytest.mark.parametrize("name", ["spacy_ner", "huggingface_text", "yolo_boxes"])
-def test_those_whose_libraries_are_not_here_say_how_to_run_them(name: str) -> None:
+def test_each_says_how_to_run_it(name: str) -> None:
     described = ast.get_docstring(ast.parse((EXAMPLES / f"{name}.py").read_text(encoding="utf-8")))
     assert described is not None
     assert f"ml-backend start {name}.py" in described
-    assert importlib.util.find_spec("ml_backend") is not None
+
+
+LABELS = (
+    '<View><Labels name="who" toName="text"><Label value="PER"/><Label value="LOC"/></Labels>'
+    '<Text name="text" value="$text"/></View>'
+)
+BOXES = (
+    '<View><Image name="image" value="$image"/><RectangleLabels name="box" toName="image">'
+    '<Label value="Airplane"/><Label value="Car"/></RectangleLabels></View>'
+)
+
+
+def spans(text: str, **found: str) -> list[dict[str, Any]]:
+    places = [(label, text.index(words), text.index(words) + len(words)) for label, words in found.items()]
+    values = [{"start": start, "end": end, "text": text[start:end], "labels": [label]} for label, start, end in places]
+    return [{"from_name": "who", "to_name": "text", "type": "labels", "value": value} for value in values]
+
+
+def test_spacy_learns_spans_and_goes_on_from_the_version_before(tmp_path: Path) -> None:
+    pytest.importorskip("spacy")
+    found = find_model(str(EXAMPLES / "spacy_ner.py"))
+    said = [(f"😀 {who} lives in {where}", who, where) for who in ("Ada", "José") for where in ("Oslo", "Zürich")]
+    examples = [labelled({"text": text}, spans(text, PER=who, LOC=where)) for text, who, where in said]
+    first = trained(found, LABELS, examples, tmp_path / "1", params={"epochs": 30})
+    assert first.check(LABELS) is None
+    again = trained(found, LABELS, examples, tmp_path / "2", previous=tmp_path / "1", params={"epochs": 1})
+    text, who, where = said[2]
+    for model in (first, again):
+        (answer,) = model.predict([{"id": 1, "data": {"text": text}}])
+        assert answer["result"] == spans(text, PER=who, LOC=where)
+
+
+def test_hugging_face_fine_tunes_and_goes_on_from_the_version_before(tmp_path: Path) -> None:
+    """From a model of one layer that knows ten words: no weights have to be fetched."""
+    transformers = pytest.importorskip("transformers")
+    tokenizers = pytest.importorskip("tokenizers")
+    pytest.importorskip("torch")
+    words = ["[PAD]", "[UNK]", "a", "an", "lovely", "awful", "people", "rain", "walk", "noise", "day", "mess"]
+    known = tokenizers.Tokenizer(tokenizers.models.WordLevel({word: at for at, word in enumerate(words)}, "[UNK]"))
+    known.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=known, unk_token="[UNK]", pad_token="[PAD]")
+    tokenizer.save_pretrained(tmp_path / "base")
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    config = transformers.BertConfig(vocab_size=len(words), **sizes)
+    transformers.BertForSequenceClassification(config).save_pretrained(tmp_path / "base")
+    found = find_model(str(EXAMPLES / "huggingface_text.py"))
+    params = {"base": str(tmp_path / "base"), "epochs": 40, "learning_rate": 0.01}
+    trained(found, CONFIG, annotated(), tmp_path / "1", params=params)
+    warm = params | {"base": "no model of that name", "epochs": 1}
+    model = trained(found, CONFIG, annotated(), tmp_path / "2", previous=tmp_path / "1", params=warm)
+    assert chosen(model.predict(TASKS)) == ["good", "bad"]
+
+
+def test_yolo_trains_from_a_description_without_weights_and_goes_on_from_the_version_before(tmp_path: Path) -> None:
+    pytest.importorskip("ultralytics")
+    import cv2
+    import numpy as np
+
+    found = find_model(str(EXAMPLES / "yolo_boxes.py"))
+    path = tmp_path / "picture.png"
+    cv2.imwrite(str(path), np.random.default_rng(0).integers(0, 255, (96, 128, 3), np.uint8))
+    place = {"x": 10, "y": 20, "width": 50, "height": 40, "rotation": 0, "rectanglelabels": ["Car"]}
+    region = {"from_name": "box", "to_name": "image", "type": "rectanglelabels", "value": place}
+    examples = [
+        labelled({"image": "/data/upload/1/picture.png"}, [region] if number else [], fetch=lambda *_: path)
+        for number in range(3)
+    ]
+    trained(found, BOXES, examples, tmp_path / "1", params={"base": "yolo11n.yaml", "epochs": 1})
+    assert [file.name for file in (tmp_path / "1").iterdir()] == ["best.pt"]
+    model = trained(found, BOXES, examples, tmp_path / "2", previous=tmp_path / "1", params={"epochs": 1})
+    (answer,) = model.fetching(lambda *_: path).predict([{"id": 1, "data": {"image": "/data/upload/1/picture.png"}}])
+    for one in answer["result"]:
+        assert one["value"]["rectanglelabels"][0] in {"Airplane", "Car"}
+        assert 0 <= one["value"]["x"] <= 100

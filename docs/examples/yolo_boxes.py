@@ -84,7 +84,7 @@ class YoloBoxes(TrainingBackend):
         for task in tasks:
             image = self.path(task, control.to[0].key or "image")
             found = self.model.predict(str(image), verbose=False)[0]
-            regions = [
+            regions: list[dict[str, Any]] = [
                 {
                     "from_name": control.name,
                     "to_name": control.to[0].name,
