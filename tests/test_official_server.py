@@ -62,7 +62,7 @@ def up(port: int) -> bool:
         return False
 
 
-@pytest.mark.skipif(generations.installed() != 1, reason="label-studio-ml 1.0.9 is not installed")
+@pytest.mark.skipif(generations.installed() is None, reason="no label-studio-ml is installed")
 def test_fit_enqueues_our_worker_trains_and_predict_serves(tmp_path: Path) -> None:
     (tmp_path / "theirs").mkdir()
     port = free_port()
@@ -74,6 +74,7 @@ def test_fit_enqueues_our_worker_trains_and_predict_serves(tmp_path: Path) -> No
             "ML_BACKEND_RETRAIN_MIN_ANNOTATIONS": "4",
             "ML_BACKEND_RETRAIN_QUIET": "0.2",
             "OFFICIAL_MODEL_DIR": str(tmp_path / "theirs"),
+            "MODEL_DIR": str(tmp_path / "theirs"),
             "PYTHONPATH": str(ROOT),
         }
         python = [sys.executable, "-P", "-m"]
@@ -88,7 +89,8 @@ def test_fit_enqueues_our_worker_trains_and_predict_serves(tmp_path: Path) -> No
             assert post(port, "/setup", setup)[0] == 200
             for number in range(1, 5):
                 status, said = post(port, "/webhook", annotated(number))
-                assert (status, set(said)) == (201, {"job_id"}), "what that server answers"
+                answers = {"job_id"} if generations.installed() == 1 else {"result", "status"}
+                assert (status, set(said)) == (201, answers), "what that server answers"
             tasks = [
                 {"id": 91, "project": 7, "data": {"text": "a good one"}},
                 {"id": 92, "project": 7, "data": {"text": "a bad one"}},

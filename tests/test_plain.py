@@ -405,8 +405,12 @@ def test_several_plain_classes_in_one_file_ask_for_a_name(tmp_path: Path) -> Non
 def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     folder = tmp_path_factory.mktemp("plain")
     (folder / "weights").mkdir()
+    # As most of them lie: a folder with a model.py, whose name our own package has too, and a neighbour of it.
+    (folder / "example").mkdir()
+    (folder / "example" / "utils.py").write_text("HERE = True\n")
+    (folder / "example" / "model.py").write_text(f"{HABITS.read_text()}\nimport utils\n\nassert utils.HERE\n")
     settings = {"WORKERS": "2", "MODEL_DIR": str(folder / "weights")}
-    with Stage(folder, lease_s=3.0, model=str(HABITS), **settings) as running:
+    with Stage(folder, lease_s=3.0, model=str(folder / "example"), **settings) as running:
         yield running
 
 
