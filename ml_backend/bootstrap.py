@@ -40,6 +40,7 @@ from ml_backend.state.transfer import Transfer
 from ml_backend.sync import Access, Standings, Syncer, Syncs
 from ml_backend.tally import Tally
 from ml_backend.training import Trainer
+from ml_backend.uids import id_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Mapping
@@ -75,7 +76,7 @@ class Services:
 
     def make_model(self, uid: str, label_config: str, params: Mapping[str, Any] | None = None) -> TrainingBackend:
         """A fresh, empty model for a project."""
-        made = self.model_class(uid.partition(".")[0], label_config, extra_params=params)
+        made = self.model_class(str(id_of(uid)), label_config, extra_params=params)
         return made.fetching(self.media.of(uid))
 
     def transfer(self) -> Transfer:
@@ -380,7 +381,7 @@ def make_services(
         return project_settings.read(project.extra_params if project is not None else "")
 
     def make(uid: str, label_config: str) -> TrainingBackend:
-        made = chosen(uid.partition(".")[0], label_config, extra_params=set_for(uid)[1])
+        made = chosen(str(id_of(uid)), label_config, extra_params=set_for(uid)[1])
         return made.fetching(media.of(uid))
 
     server = here = PredictionServer(

@@ -29,6 +29,7 @@ FLOORS: dict[str, frozenset[str]] = {
             "policy",
             "scores",
             "settings",
+            "uids",
         }
     ),
     "what several parts share": frozenset({"lifeline", "redis_address", "redis_errors", "scripting"}),

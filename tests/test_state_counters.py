@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ml_backend.errors import BadInput, ProjectUnknown
-from ml_backend.state.store import require_uid
+from ml_backend.uids import require_uid
 from tests.followers import Follower, only
 from tests.modelled import ModelLabelStudio, iso
 

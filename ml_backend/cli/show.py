@@ -14,6 +14,7 @@ from ml_backend.cli.terminal import Console
 from ml_backend.embedded import PrivateValkey
 from ml_backend.errors import ProjectUnknown
 from ml_backend.overview.words import drift_in_words
+from ml_backend.uids import id_of
 
 if TYPE_CHECKING:
     from ml_backend.bootstrap import Services
@@ -82,7 +83,7 @@ def find_uid(services: Services, project: str | None) -> str:
     uids = services.state.uids()
     if project is None and len(uids) == 1:
         return uids[0]
-    fits = [uid for uid in uids if project in {uid, uid.partition(".")[0]}]
+    fits = [uid for uid in uids if project in {uid, str(id_of(uid))}]
     if len(fits) == 1:
         return fits[0]
     if not uids:

@@ -13,6 +13,7 @@ from ml_backend.connecting.plan import Ours, connections_here, faults_of, webhoo
 from ml_backend.doctor.finding import Finding, note, ok, problem
 from ml_backend.errors import LabelStudioError, LabelStudioRefused
 from ml_backend.sync.plan import may_differ
+from ml_backend.uids import id_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -50,7 +51,7 @@ class Seen:
 
 def check(services: Services, project_ids: Sequence[int]) -> Iterator[Finding]:
     """Findings about the named projects, or about all that are known here."""
-    known = {int(uid.partition(".")[0]) for uid in services.state.uids() if _lives(services, uid)}
+    known = {id_of(uid) for uid in services.state.uids() if _lives(services, uid)}
     wanted = list(project_ids) or sorted(known)
     if not wanted:
         yield note("projects", "no project is connected yet", "run: ml-backend connect --project NUMBER")

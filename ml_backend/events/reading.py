@@ -29,6 +29,7 @@ from ml_backend.events.types import (
     WithoutPayload,
 )
 from ml_backend.fields import read_count, read_flag, read_id, read_object, read_text, read_time
+from ml_backend.uids import created_us_of, id_of, is_uid
 
 _ENVELOPE = frozenset({"action", "name"})
 _LONGEST_ACTION = 80
@@ -99,10 +100,9 @@ def parse_project(value: object, field: str = "project") -> Project | None:
             counters=Counters.from_payload(value),
         )
     if isinstance(value, str) and "." in value:
-        number, _, seconds = value.partition(".")
-        if not (seconds.isascii() and seconds.isdigit() and len(seconds) <= 12):
+        if not is_uid(value):
             raise BadInput(field, "must be an id, or an id and its creation time such as 2.1795333883")
-        return Project(id=read_id(number, field), created_at_us=int(seconds) * 1_000_000)
+        return Project(id=read_id(id_of(value), field), created_at_us=created_us_of(value))
     return Project(id=read_id(value, field))
 
 

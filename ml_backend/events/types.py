@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ml_backend.uids import make_uid
+
 if TYPE_CHECKING:
     from ml_backend.counters import Counters
 
@@ -29,7 +31,7 @@ class Project:
         """None when the payload has an id alone (`PROJECT_DELETED`, 2021 pages)."""
         if self.created_at_us is None:
             return None
-        return f"{self.id}.{self.created_at_us // 1_000_000}"
+        return make_uid(self.id, self.created_at_us)
 
 
 @dataclass(frozen=True, slots=True)

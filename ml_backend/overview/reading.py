@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 from ml_backend import policy
 from ml_backend.errors import BadInput, ProjectUnknown, RegistryError
 from ml_backend.overview import views
-from ml_backend.state.store import require_uid
+from ml_backend.uids import require_uid
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -20,6 +20,7 @@ from ml_backend import generations
 from ml_backend.plain.traces import Traces
 from ml_backend.predictions.answers import normalised
 from ml_backend.sources import choose, load, locate
+from ml_backend.uids import id_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -76,7 +77,7 @@ class _Held:
         bare = generations.bare_class() if not source.wanted else None
         self._class = bare or choose(module, source, generations.BASE)
         self._traces = Traces(values)
-        self._project = order["uid"].partition(".")[0]
+        self._project = str(id_of(order["uid"]))
         self._output = order["output"]
         self._kept: tuple[str, Any] | None = None
         self._config: str = order["label_config"]

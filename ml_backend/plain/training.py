@@ -18,6 +18,7 @@ from ml_backend.plain.model import NOTE, PlainBackend, hello
 from ml_backend.plain.process import PlainDied, PlainFailed, PlainProcess
 from ml_backend.registry import Manifest, Promotion
 from ml_backend.training.run import Attempt, Run, Trainer, libraries
+from ml_backend.uids import id_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -174,7 +175,7 @@ class PlainTrainer(Trainer):
     def _newest(self, uid: str, snapshot: Snapshot) -> dict[str, Any]:
         """The project with its newest annotation and task: what `fit` gets on a click; Label Studio sends less."""
         found = self._kept.newest(uid)
-        number = int(uid.partition(".")[0])
+        number = id_of(uid)
         found.setdefault("project", {"id": number, "label_config": snapshot.label_config})
         if "annotation" not in found:
             # It may be known from Label Studio's API alone.

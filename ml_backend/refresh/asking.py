@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from ml_backend.errors import RegistryError
 from ml_backend.refresh import planning
+from ml_backend.uids import without_dot
 
 if TYPE_CHECKING:
     from ml_backend.event_way import ProjectSettings
@@ -81,6 +82,4 @@ class Refreshing:
         return decided.look_at
 
     def _ask(self, uid: str) -> bool:
-        return self._jobs.enqueue(
-            "predict", "refresh", {"uid": uid}, key=uid.replace(".", "-"), timeout_s=self._timeout_s
-        )
+        return self._jobs.enqueue("predict", "refresh", {"uid": uid}, key=without_dot(uid), timeout_s=self._timeout_s)

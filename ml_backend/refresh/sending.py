@@ -18,6 +18,7 @@ import orjson
 from ml_backend.errors import LabelStudioError, LabelStudioRefused, ModelLoadFailed, Unavailable
 from ml_backend.predictions.answers import Answering
 from ml_backend.refresh.planning import Kept, Pace, Ranking, expired
+from ml_backend.uids import id_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -77,7 +78,7 @@ class Sending:
         self._ends_at = time.monotonic() + self.budget_s
         self._name = self.version.name
         self._uid = self.hold.uid
-        self._project = int(self._uid.partition(".")[0])
+        self._project = id_of(self._uid)
         details = self.api.project(self._project)
         if details.project.uid != self._uid:
             raise LabelStudioError(f"Label Studio's project {self._project} is not the one that this backend knows")

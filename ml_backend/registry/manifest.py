@@ -15,11 +15,11 @@ import orjson
 from pydantic import TypeAdapter, ValidationError
 
 from ml_backend.errors import ModelError, RegistryError, VersionCorrupt
+from ml_backend.uids import is_uid
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
 
-_UID = re.compile(r"\d{1,18}\.\d{1,12}", re.ASCII)
 _NAME = re.compile(r"v(\d{1,18})-\d{8}-\d{4}", re.ASCII)
 _PLAIN_IDS_LIMIT = 4096  # characters; longer lists are compressed
 _IDS_LIMIT = 256 * 1024 * 1024  # bytes after decompression: more is damage, not data
@@ -192,7 +192,7 @@ def check_file_name(name: str) -> str:
 
 def check_uid(uid: str) -> str:
     """``uid`` itself. Raises `RegistryError` when it is not ``<project id>.<created_at in whole seconds>``."""
-    if not _UID.fullmatch(uid):
+    if not is_uid(uid):
         raise RegistryError(f"{uid!r} is not a project uid")
     return uid
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ml_backend.errors import RegistryError, StoreUnavailable
 from ml_backend.registry.manifest import MANIFEST, FileEntry, encode
+from ml_backend.uids import PATTERN
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
     from ml_backend.registry.manifest import Manifest
 
-_PLACE = re.compile(r"(\d{1,18}\.\d{1,12})/([1-9]\d{0,11})/(.+)", re.ASCII)
+_PLACE = re.compile(rf"({PATTERN})/([1-9]\d{{0,11}})/(.+)", re.ASCII)
 
 
 class RemoteStorage:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 from ml_backend.errors import RegistryError, StoreUnavailable
 from ml_backend.registry.manifest import MANIFEST, FileEntry
+from ml_backend.uids import is_uid
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from ml_backend.registry.manifest import Manifest
 
 _NUMBER = re.compile(r"[1-9]\d{0,11}", re.ASCII)
-_UID = re.compile(r"\d{1,18}\.\d{1,12}", re.ASCII)
 _CHUNK = 1 << 20
 _GONE = ".gone-"
 
@@ -86,7 +86,7 @@ class FolderStorage:
     def uids(self) -> list[str]:
         """The projects that have anything stored."""
         with _reported(self._root):
-            return sorted(entry.name for entry in _entries(self._root) if _UID.fullmatch(entry.name))
+            return sorted(entry.name for entry in _entries(self._root) if is_uid(entry.name))
 
     def numbers(self, uid: str) -> dict[int, bool]:
         """Every number that has a folder, and whether its manifest is there."""

@@ -6,32 +6,34 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, cast
 
+from ml_backend.uids import is_uid, without_dot
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 Status = Literal["queued", "started", "succeeded", "failed", "cancelled", "lost"]
 Outcome = Literal["succeeded", "failed", "cancelled"]
 
-_UID = re.compile(r"(\d{1,18})\.(\d{1,12})")
-_RUN_ID = re.compile(r"(\d{1,18})-(\d{1,12})-(\d{1,12})")
+_RUN_ID = re.compile(r"(\d+)-(\d+)-(\d{1,12})", re.ASCII)
 
 
 def check_uid(uid: str) -> str:
     """Return `uid` when it has Label Studio's form ``<id>.<created_at>``; else raise `ValueError`."""
-    if _UID.fullmatch(uid) is None:
+    if not is_uid(uid):
         raise ValueError(f"not a project uid: {uid!r}")
     return uid
 
 
 def run_id_start(uid: str) -> str:
-    """What every run id of a project begins with; RQ's job ids may not hold a dot."""
-    return check_uid(uid).replace(".", "-") + "-"
+    """What every run id of a project begins with."""
+    return without_dot(check_uid(uid)) + "-"
 
 
 def uid_of(run_id: str) -> str | None:
     """Return the project of a run id, or None when it is not one of ours (nothing is looked up)."""
     found = _RUN_ID.fullmatch(run_id)
-    return f"{found[1]}.{found[2]}" if found else None
+    uid = f"{found[1]}.{found[2]}" if found else ""
+    return uid if is_uid(uid) else None
 
 
 @dataclass(frozen=True, slots=True)

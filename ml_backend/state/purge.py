@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ml_backend.redis_errors import answering
-from ml_backend.state.keys import Keys, require_uid
+from ml_backend.state.keys import Keys
+from ml_backend.uids import id_of, require_uid
 
 if TYPE_CHECKING:
     import redis
@@ -46,7 +47,7 @@ class Purge:
         require_uid(uid)
         keys = [self._keys.of(uid, "meta"), self._keys.uids, self._keys.due]
         with answering():
-            if not self._script(keys=keys, args=[uid, uid.partition(".")[0], repr(now), repr(after_s)]):
+            if not self._script(keys=keys, args=[uid, id_of(uid), repr(now), repr(after_s)]):
                 return False
             self._redis.hdel(self._serving, uid)
             for key in self._redis.scan_iter(match=self._keys.of(uid, "*"), count=1000):

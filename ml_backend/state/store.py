@@ -23,10 +23,11 @@ from ml_backend.events import (
 from ml_backend.label_config import config_hash
 from ml_backend.redis_errors import answering
 from ml_backend.state.gone import forget_deletions
-from ml_backend.state.keys import Keys, require_uid, script_text
+from ml_backend.state.keys import Keys, script_text
 from ml_backend.state.packing import Operation, annotation_operation, task_operation
 from ml_backend.state.project import ProjectState, project_state
 from ml_backend.state.reading import Snapshot, StoredTask, stored_tasks
+from ml_backend.uids import created_us_of, id_of
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 
     from ml_backend.counters import Counters
 
-__all__ = ["DECISIONS_KEPT", "Recorded", "Snapshot", "State", "StoredTask", "require_uid"]
+__all__ = ["DECISIONS_KEPT", "Recorded", "Snapshot", "State", "StoredTask"]
 
 DECISIONS_KEPT = 200
 _KNOWN_CONFIGS = 1024
@@ -79,8 +80,7 @@ class State:
 
     def setup(self, uid: str, label_config: str, extra_params: str | None, now: float) -> ProjectState:
         """What `/setup` says of a project: its label config and, when given, its extra params as JSON text."""
-        project_id, _, created = uid.partition(".")
-        project = Project(id=int(project_id), created_at_us=int(created) * 1_000_000, label_config=label_config)
+        project = Project(id=id_of(uid), created_at_us=created_us_of(uid), label_config=label_config)
         event = ProjectChanged("SETUP", project)
         found = self._run(uid, project, (), None, event, now, extra_params or "").project
         if found.deleted_at is None:
@@ -106,7 +106,7 @@ class State:
         text = config or ""
         if digest and self._known_configs.get(uid) == digest:
             text = ""
-        project_id = project.id if project is not None else int(uid.partition(".")[0])
+        project_id = project.id if project is not None else id_of(uid)
         head: list[bytes | str | int] = [
             repr(now),
             uid,
@@ -157,7 +157,7 @@ class State:
 
         `SyncState` does this for a sync: it lets events win that came after the sync began.
         """
-        head: list[bytes | str | int] = [repr(now), uid, int(uid.partition(".")[0]), "", "", len(operations)]
+        head: list[bytes | str | int] = [repr(now), uid, id_of(uid), "", "", len(operations)]
         for operation in operations:
             head.extend(operation)
         return int(cast("list[Any]", self._call(self._sync, uid, head))[0])

@@ -19,6 +19,7 @@ from ml_backend.state.gone import forget_deletions
 from ml_backend.state.keys import Keys, script_text
 from ml_backend.state.packing import Operation, annotation_operation, only_operation, task_operation
 from ml_backend.state.reading import hash_pages
+from ml_backend.uids import id_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -213,7 +214,7 @@ def _size(operations: list[Operation]) -> int:
 
 
 def _head(sync: Sync, now: float) -> tuple[str, str, str]:
-    return repr(now), sync.uid, sync.uid.partition(".")[0]
+    return repr(now), sync.uid, str(id_of(sync.uid))
 
 
 def _task_operations(task: Task, annotations: Iterable[Annotation]) -> list[Operation]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from ml_backend.errors import SettingsError
 from ml_backend.sync.plan import Due, plan
+from ml_backend.uids import without_dot
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -97,6 +98,4 @@ class Syncs:
         return self._standings.load(uid).with_access(self._access.fingerprint)
 
     def _hand_over(self, uid: str, *, front: bool = False) -> bool:
-        return self._jobs.enqueue(
-            "sync", "sync", {"uid": uid}, key=uid.replace(".", "-"), timeout_s=TIMEOUT_S, front=front
-        )
+        return self._jobs.enqueue("sync", "sync", {"uid": uid}, key=without_dot(uid), timeout_s=TIMEOUT_S, front=front)

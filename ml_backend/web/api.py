@@ -14,7 +14,7 @@ from ml_backend.errors import BadInput
 from ml_backend.overview import views
 from ml_backend.overview.reading import system_view
 from ml_backend.runs import uid_of
-from ml_backend.state.store import require_uid
+from ml_backend.uids import require_uid
 from ml_backend.web.answers import JSON, answer
 from ml_backend.web.bodies import read_object
 
@@ -214,7 +214,7 @@ def read_number(text: str) -> int:
 
 def read_run_id(text: str) -> str:
     """A run's id in a path. Raises `BadInput`."""
-    if uid_of(text) is None or not text.isascii():
+    if uid_of(text) is None:
         raise BadInput("run", "must be a run's id, such as 2-1795333883-1")
     return text
 

@@ -20,7 +20,7 @@ from ml_backend.fields import read_text
 from ml_backend.runs import label_studio_status
 from ml_backend.settings import read_extra_params
 from ml_backend.state import Known
-from ml_backend.state.store import require_uid
+from ml_backend.uids import id_of, require_uid
 from ml_backend.web import metrics
 from ml_backend.web.answers import answer
 from ml_backend.web.bodies import read_object, too_deep
@@ -271,7 +271,7 @@ class LabelStudioCalls:
             return project.uid
         known = self._services.state.uids()
         if project is not None:
-            known = [uid for uid in known if uid.partition(".")[0] == str(project.id)]
+            known = [uid for uid in known if id_of(uid) == project.id]
         if len(known) == 1:
             return known[0]
         if project is None:

@@ -10,6 +10,7 @@ from pydantic.json_schema import models_json_schema
 
 from ml_backend import __version__
 from ml_backend.overview import views
+from ml_backend.uids import PATTERN
 from ml_backend.web.api import CALLS, LIMIT, MOST, PREFIX, Call
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ PARAMETERS: dict[str, dict[str, Any]] = {
         "in": "path",
         "required": True,
         "description": "Label Studio's uid of a project.",
-        "schema": {"type": "string", "pattern": r"^\d{1,18}\.\d{1,12}$"},
+        "schema": {"type": "string", "pattern": f"^{PATTERN}$"},
     },
     "run": {
         "name": "run",

@@ -13,7 +13,7 @@ from flask import Response, redirect, request
 
 from ml_backend import __version__
 from ml_backend.errors import BadInput
-from ml_backend.state.store import require_uid
+from ml_backend.uids import require_uid
 from ml_backend.web.answers import refuse
 from ml_backend.web.api import read_number, read_run_id
 from ml_backend.web.page import words
