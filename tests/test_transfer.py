@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from ml_backend.bootstrap import make_services
-from ml_backend.errors import BadInput, NewerState, Unavailable
+from ml_backend.errors import BadInput, LeaseLost, NewerState, Unavailable
 from ml_backend.events import parse
 from ml_backend.settings import Settings
+from ml_backend.state import SyncState
 from ml_backend.state.schema import SCHEMA
-from ml_backend.state.transfer import KEPT
+from ml_backend.state.transfer import KEPT, OVER, Transfer
 from ml_backend.web import create_app
 from tests.calls import environment, event, setup_body
 from tests.faults.stage import annotation, uid
@@ -133,6 +134,49 @@ def test_a_project_that_is_known_is_replaced_only_when_asked_for(services: Servi
     assert sum(len(task.annotations) for task in other.state.stored(SEVEN)) == 3
     other.transfer().take_in(exported(services), now=2000.0, replace=True)
     assert sum(len(task.annotations) for task in other.state.stored(SEVEN)) == 2
+
+
+def test_nothing_of_a_replaced_state_is_left(services: Services, other: Services) -> None:
+    annotate(services, 1, 2)
+    services.state.decided(SEVEN, "train", "the exported one's", 3.0)
+    annotate(other, 1, 2, 3)
+    other.state.decided(SEVEN, "wait", "the replaced one's", 3.0)
+    # It is being synced, an event came meanwhile, and fresh predictions wait.
+    syncs = SyncState(other.redis)
+    holder = other.standings().take(SEVEN, kind="complete")
+    assert holder is not None
+    sync = syncs.begin(SEVEN, "complete", 1500.0)
+    annotate(other, 4)
+    other.refresh_records().asked(SEVEN, "v9-20261122-0755", "promoted")
+    hold = other.refresh_records().take(SEVEN)
+    assert hold is not None
+    assert other.redis.exists(*(f"mlb:{{{SEVEN}}}:{name}" for name in OVER)) == 4
+
+    lines = exported(services)
+    other.transfer().take_in(lines, now=2000.0, replace=True)
+    with running_valkey() as socket, connect(socket) as empty:
+        Transfer(empty).take_in(lines, now=2000.0)
+        assert set(other.redis.scan_iter(f"mlb:{{{SEVEN}}}:*")) == set(empty.scan_iter(f"mlb:{{{SEVEN}}}:*"))
+        assert held(other.redis, SEVEN) == held(empty, SEVEN)
+    assert other.state.decided_so_far(SEVEN) == {"train": 1}
+    # Who was at it notices.
+    with pytest.raises(LeaseLost):
+        holder.say(phase="reading")
+    with pytest.raises(LeaseLost):
+        syncs.apply(sync, [], 2001.0)
+    with pytest.raises(LeaseLost):
+        other.refresh_records().write(hold, phase="sending")
+
+
+def test_an_export_that_is_made_during_a_sync_says_nothing_of_it(services: Services, other: Services) -> None:
+    annotate(services, 1)
+    SyncState(services.redis).begin(SEVEN, "complete", 1500.0)
+    annotate(services, 2)
+    other.transfer().take_in(exported(services), now=2000.0)
+    project = other.state.load(SEVEN)
+    assert project is not None
+    assert not {name for name in project.meta if name.startswith("sync")}
+    assert not other.redis.exists(f"mlb:{{{SEVEN}}}:touched")
 
 
 def test_a_project_that_trains_is_not_replaced(services: Services, other: Services) -> None:

@@ -20,8 +20,9 @@ import orjson
 
 from ml_backend.errors import BadInput, NewerState
 from ml_backend.redis_errors import answering
-from ml_backend.state.keys import Keys, require_uid
+from ml_backend.state.keys import Keys
 from ml_backend.state.schema import SCHEMA, refuse_newer
+from ml_backend.uids import id_of, require_uid
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -41,9 +42,11 @@ KEPT: dict[str, str] = {
     "config": "string",
     "trained-config": "string",
     "decisions": "list",
+    "decided": "hash",
     "runs": "hash",
     "starts": "zset",
     "history": "list",
+    "totals": "hash",
     "paused": "string",
     "token": "string",
     "run-seq": "string",
@@ -57,7 +60,10 @@ KEPT: dict[str, str] = {
 }
 """What is exported of a project: keys by their type."""
 
-_PASSING = ("syncing",)
+OVER = ("touched", "sync", "refresh", "refresh-lock", "load-errors")
+"""What a replaced state leaves nothing of: who syncs it or refreshes its predictions notices, and stops."""
+
+_PASSING = ("syncing", "sync_kind", "sync_began", "sync_cursor", "sync_from")
 _A_PART = 500
 _LONGEST_COPY_S = 3600
 
@@ -132,7 +138,7 @@ class Transfer:
         return uid
 
     def _appear(self, uid: str, fresh: dict[str, str], now: float, *, replace: bool) -> None:
-        project_id, meta = uid.partition(".")[0], self._keys.of(uid, "meta")
+        project_id, meta = str(id_of(uid)), self._keys.of(uid, "meta")
         running, waiting = self._keys.of(uid, "running"), self._keys.of(uid, "waiting")
 
         def swap(pipe: Pipeline) -> None:
@@ -145,7 +151,7 @@ class Transfer:
             uids = dict.fromkeys([*(joined.decode().split(",") if joined else []), uid])
             version = cast("bytes | None", pipe.hget(fresh["serving"], "version")) if "serving" in fresh else None
             pipe.multi()
-            pipe.unlink(*(self._keys.of(uid, name) for name in KEPT))
+            pipe.unlink(*(self._keys.of(uid, name) for name in (*KEPT, *OVER)))
             for name, copy in fresh.items():
                 pipe.persist(copy)
                 pipe.rename(copy, self._keys.of(uid, name))
