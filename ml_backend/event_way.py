@@ -7,8 +7,16 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 
 from ml_backend import policy
-from ml_backend.errors import BadInput
-from ml_backend.events import AnnotationsDeleted, AnnotationsWritten, Ignored, ProjectDeleted, StartTraining, parse
+from ml_backend.errors import BadInput, ProjectUnknown
+from ml_backend.events import (
+    AnnotationsDeleted,
+    AnnotationsWritten,
+    Ignored,
+    ProjectDeleted,
+    StartTraining,
+    WithoutPayload,
+    parse,
+)
 from ml_backend.settings import Refit, read_extra_params
 
 if TYPE_CHECKING:
@@ -76,7 +84,14 @@ class EventWay:
         if isinstance(event, Ignored) and (event.project is None or event.project.uid is None):
             return {"status": "ignored", "reason": event.reason}
         now = self._clock()
-        recorded = self._state.record(event, now)
+        try:
+            recorded = self._state.record(event, now)
+        except ProjectUnknown as error:
+            if not isinstance(event, WithoutPayload):
+                raise
+            # Nobody can tell whose it is (fact 11), and nobody did anything wrong.
+            why = f"the webhook sends no payload, and {error}: switch its payload on in Label Studio"
+            return {"status": "ignored", "reason": why}
         if self._first is not None and (said := self._first(recorded, event, data, now)) is not None:
             return said
         if isinstance(event, StartTraining):

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ml_backend.errors import BadInput, ProjectUnknown
+from ml_backend.errors import BadInput
 from ml_backend.event_way import ProjectSettings
 from ml_backend.settings import Refit, RetrainSettings
 from tests.followers import Monitored, only
@@ -125,11 +125,21 @@ def test_an_event_that_cannot_be_read_changes_nothing(pace: Pace, valkey: redis.
 
 
 def test_an_event_without_payload_is_the_only_projects_and_asks_for_a_sync(pace: Pace) -> None:
-    with pytest.raises(ProjectUnknown):
-        pace.way.handle("ANNOTATION_CREATED", {"action": "ANNOTATION_CREATED"})
     pace.submit()
     assert pace.way.handle("ANNOTATION_CREATED", {"action": "ANNOTATION_CREATED"})["status"] == "recorded"
     assert pace.project.incremental_wanted_at is not None
+
+
+def test_an_event_without_payload_is_ignored_with_the_reason_where_no_project_or_several_are_known(pace: Pace) -> None:
+    answer = pace.way.handle("ANNOTATION_CREATED", {"action": "ANNOTATION_CREATED"})
+    assert answer["status"] == "ignored"
+    assert "sends no payload" in answer["reason"]
+    pace.submit()
+    pace.state.setup("9.1795339999", CONFIG, None, pace.now)
+    answer = pace.way.handle("ANNOTATION_CREATED", {"action": "ANNOTATION_CREATED"})
+    assert answer["status"] == "ignored"
+    assert "2 projects are known" in answer["reason"]
+    assert pace.project.incremental_wanted_at is None
 
 
 # --- Start Training ---------------------------------------------------------------------------------------------------
