@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 STUDIO = "https://labels.example.com/app"
 UID = "2.1795333883"
 PICTURE = b"\x89PNG a picture"
+CAT_IN_BUCKET = "czM6Ly9idWNrZXQvY2F0LnBuZw=="
 KEY = {"Authorization": "Token the-key"}
 
 
@@ -49,6 +50,8 @@ def hosts() -> Hosts:
         ("HTTPS://LABELS.example.com:443/app/data/upload/3/c.png", f"{STUDIO}/data/upload/3/c.png"),
         ("/storage-data/uploaded/?filepath=upload/3/c.png", f"{STUDIO}/storage-data/uploaded/?filepath=upload/3/c.png"),
         ("s3://bucket/cat.png", f"{STUDIO}/tasks/7/presign/?fileuri=czM6Ly9idWNrZXQvY2F0LnBuZw=="),
+        (f"/tasks/7/presign/?fileuri={CAT_IN_BUCKET}", f"{STUDIO}/tasks/7/presign/?fileuri={CAT_IN_BUCKET}"),
+        (f"/tasks/7/resolve/?fileuri={CAT_IN_BUCKET}", f"{STUDIO}/tasks/7/resolve/?fileuri={CAT_IN_BUCKET}"),
     ],
 )
 def test_label_studios_own_files_are_asked_for_with_the_key(hosts: Hosts, url: str, asked: str) -> None:
@@ -90,6 +93,10 @@ def test_others_and_what_is_none_of_its_files_are_asked_for_without_it(hosts: Ho
         ("ftp://images.example.com/x.png", "not_media"),
         ("/etc/passwd", "not_media"),
         ("/api/projects/1/", "not_media"),
+        ("/tasks/7/", "not_media"),
+        ("/tasks/7/annotations/?x=/tasks/7/presign/", "not_media"),
+        ("/tasks/../api/presign/", "not_media"),
+        ("/tasks/7/presign/../../../api/projects/1/?fileuri=x", "not_media"),
         ("just a text", "not_media"),
         ("/data/../api/projects/1/", "not_media"),
         ("/data/%2e%2e/api/projects/1/", "not_media"),
@@ -186,6 +193,15 @@ def test_a_local_file_keeps_its_name(media: Media, studio_files: Studio) -> None
     studio_files.files["/data/local-files/?d=cats/my%20cat.jpg"] = Answer(PICTURE)
     found = media.path(UID, 1, "/data/local-files/?d=cats/my%20cat.jpg")
     assert (found.name, found.read_bytes()) == ("my_cat.jpg", PICTURE)
+
+
+def test_a_file_in_a_bucket_keeps_its_name_also_where_label_studio_shows_another_address(
+    media: Media, studio_files: Studio
+) -> None:
+    shown = f"/tasks/1/resolve/?fileuri={CAT_IN_BUCKET}"
+    studio_files.files[shown] = Answer(PICTURE)
+    found = media.path(UID, 1, shown)
+    assert (found.name, found.read_bytes()) == ("cat.png", PICTURE)
 
 
 def test_uploads_that_lie_in_a_cloud_come_through_label_studios_proxy(media: Media, studio_files: Studio) -> None:

@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 import os
-import socket as sockets
-import subprocess
-import sys
 import time
-import urllib.error
-import urllib.request
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
@@ -16,6 +11,7 @@ import pytest
 
 from ml_backend.errors import LeaseLost, StoreUnavailable, VersionCorrupt
 from ml_backend.registry import Manifest, Registry
+from tests.s3 import s3_server
 from tests.valkey import connect, running_valkey
 
 if TYPE_CHECKING:
@@ -33,34 +29,8 @@ NOW = 1_795_334_100.0
 
 @pytest.fixture(scope="module")
 def endpoint() -> Iterator[str]:
-    with sockets.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    url = f"http://127.0.0.1:{port}"
-    try:
-        deadline = time.monotonic() + 60
-        while not answers(url):
-            assert process.poll() is None, "the S3 server ended at once"
-            assert time.monotonic() < deadline, "the S3 server does not answer"
-            time.sleep(0.05)
+    with s3_server() as url:
         yield url
-    finally:
-        process.kill()
-        process.wait()
-
-
-def answers(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(url, timeout=1):
-            return True
-    except urllib.error.HTTPError:
-        return True
-    except OSError:
-        return False
 
 
 @pytest.fixture

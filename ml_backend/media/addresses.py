@@ -7,10 +7,12 @@ task, it is only compared with a list.
 from __future__ import annotations
 
 import base64
+import binascii
 import posixpath
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
-from urllib.parse import SplitResult, quote, unquote, urljoin, urlsplit
+from urllib.parse import SplitResult, parse_qs, quote, unquote, urljoin, urlsplit
 
 from ml_backend.errors import MediaError, SettingsError
 
@@ -20,7 +22,8 @@ if TYPE_CHECKING:
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _CLOUD = ("s3", "gs", "azure-blob")
 _ITS_FILES = ("/data/", "/storage-data/uploaded")
-"""Below these Label Studio serves files; only here the API key goes along."""
+_RESOLVED = re.compile(r"/tasks/\d{1,18}/(presign|resolve)/", re.ASCII)
+"""Below and at these Label Studio serves files; only here the API key goes along."""
 _LONGEST_NAME = 100
 
 
@@ -111,16 +114,31 @@ class Hosts:
         return path.removeprefix(prefix) if prefix and path.startswith(f"{prefix}/") else path
 
     def _is_file(self, path: str) -> bool:
-        return self._below_prefix(path).startswith(_ITS_FILES)
+        below = self._below_prefix(path)
+        # The second: how Label Studio shows a browser what lies in cloud storage.
+        return below.startswith(_ITS_FILES) or _RESOLVED.fullmatch(below.partition("?")[0]) is not None
 
 
 def file_name(url: str) -> str:
     """A readable, harmless name for the file behind a URL, with its extension: models look at it."""
     parts = urlsplit(url)
+    if _RESOLVED.search(parts.path) and (inner := _resolved(parts.query)):
+        parts = urlsplit(inner)
     last = parts.query if parts.path.rstrip("/").endswith(("local-files", "uploaded")) else parts.path
     name = unquote(last).replace("\\", "/").rstrip("/").rpartition("/")[2].rpartition("=")[2]
     kept = "".join(letter if letter.isascii() and (letter.isalnum() or letter in "._-") else "_" for letter in name)
     return kept.lstrip(".")[-_LONGEST_NAME:] or "file"
+
+
+def _resolved(query: str) -> str:
+    """The storage's own URL that Label Studio was asked to resolve; empty when it cannot be read."""
+    given = parse_qs(query).get("fileuri", [""])[0]
+    try:
+        found = base64.urlsafe_b64decode(given.encode()).decode()
+        urlsplit(found)
+    except (binascii.Error, ValueError):
+        return ""
+    return found
 
 
 def _split(text: str, url: str) -> SplitResult:

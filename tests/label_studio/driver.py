@@ -183,6 +183,14 @@ class Driver:
         self.call("POST", f"/api/projects/{project}/import", files={name: (name, content)})
         return [task["id"] for task in self.tasks(project) if task["id"] not in before]
 
+    def add_storage(self, project: int, kind: str, **settings: Any) -> list[int]:
+        """Settings > Cloud Storage > Add, and Sync: a task for each file (``localfiles``, ``s3``). The tasks' ids."""
+        before = {task["id"] for task in self.tasks(project)}
+        body = {"project": project, "title": kind, "use_blob_urls": True, **settings}
+        storage = self.call("POST", f"/api/storages/{kind}", json=body)
+        self.call("POST", f"/api/storages/{kind}/{storage['id']}/sync")
+        return [task["id"] for task in self.tasks(project) if task["id"] not in before]
+
     def task(self, task: int) -> JsonObject:
         """The task with its annotations and predictions, as the labeling page gets it."""
         return self.call("GET", f"/api/tasks/{task}/")

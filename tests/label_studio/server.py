@@ -56,6 +56,8 @@ class RealLabelStudio:
         self.legacy_token = secrets.token_hex(20)
         self.personal_token = ""
         self.log = folder / "label-studio.log"
+        self.local_files = folder / "local-files"
+        """Folders below this may become a project's local files storage."""
         self._environment = dict(environment or {})
         self._deadline_s = deadline_s
         self._server: subprocess.Popen[bytes] | None = None
@@ -78,6 +80,7 @@ class RealLabelStudio:
             raise RuntimeError("Label Studio is already running")
         data = self.folder / "data"
         data.mkdir(parents=True, exist_ok=True)
+        self.local_files.mkdir(exist_ok=True)
         command = [
             *_uvx(),
             *("--from", f"label-studio=={VERSION}", "label-studio", "start", "--no-browser"),
@@ -88,6 +91,8 @@ class RealLabelStudio:
             **_QUIET,
             **_LOCAL_BACKENDS_ALLOWED,
             "LABEL_STUDIO_BASE_DATA_DIR": str(data),
+            "LABEL_STUDIO_LOCAL_FILES_SERVING_ENABLED": "true",
+            "LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT": str(self.local_files),
             **self._environment,
         }
         with self.log.open("ab") as log:
