@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import threading
 import time
+import tracemalloc
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlsplit
@@ -48,6 +51,9 @@ class FakeLabelStudio:
     tasks: dict[int, list[int]] = field(default_factory=dict)
     page: int = 1000
     created: str = CREATED
+    id: int = 7
+    text: int = 0
+    """Letters in each task's text, beside the shortest."""
     fail: Callable[[Received], Answer | None] = lambda request: None
     asked: list[dict[str, Any]] = field(default_factory=list)
 
@@ -62,7 +68,7 @@ class FakeLabelStudio:
     def _project(self) -> dict[str, Any]:
         count = sum(map(len, self.tasks.values()))
         return {
-            "id": 7,
+            "id": self.id,
             "title": "faked",
             "created_at": self.created,
             "label_config": CONFIG,
@@ -106,7 +112,7 @@ class FakeLabelStudio:
         known = ",".join(map(str, self.tasks[one]))
         return {
             "id": one,
-            "data": {"text": f"text {one}"},
+            "data": {"text": f"text {one}" + "x" * self.text},
             "created_at": date,
             "updated_at": date,
             "annotations": annotations,
@@ -373,6 +379,48 @@ def test_an_incremental_sync_that_leaves_a_difference_is_followed_by_a_complete_
     assert since == [True, True, False], "what changed, who lost theirs, then everything"
 
 
+def test_who_lost_annotations_is_asked_for_only_where_the_counts_say_that_somebody_did(
+    house: House, studio: FakeLabelStudio
+) -> None:
+    house.sync()
+    studio.asked.clear()
+    studio.tasks[31] = [131]
+    house.syncs.request(UID, "incremental", "test", house.now + 1)
+    house.sync(after_s=2)
+    assert [items["annotations_ids"]["value"] for items in studio.asked] == [False]
+    assert house.annotations() == 31
+    studio.asked.clear()
+    studio.tasks[4] = []
+    house.syncs.request(UID, "incremental", "test", house.now + 1)
+    house.sync(after_s=2)
+    assert [items["annotations_ids"]["value"] for items in studio.asked] == [False, True]
+    assert house.annotations() == 30
+    assert house.project().drift == {}
+
+
+def test_who_lost_annotations_is_asked_for_where_an_event_came_while_it_was_counted(
+    house: House, studio: FakeLabelStudio
+) -> None:
+    house.sync()
+    studio.tasks[4] = []
+    studio.tasks[32] = [132]
+
+    def label(request: Received) -> None:
+        # Its annotation is counted there, and heard of here, in the place of the one that was lost.
+        if "/api/projects/" in request.path and studio.asked:
+            studio.fail = lambda request: None
+            house.event(33, 133)
+            studio.tasks[33] = [133]
+
+    studio.asked.clear()
+    studio.fail = label  # type: ignore[assignment]
+    house.syncs.request(UID, "incremental", "test", house.now + 1)
+    house.sync(after_s=2)
+    assert True in [items["annotations_ids"]["value"] for items in studio.asked]
+    assert house.annotations() == 31
+    assert house.project().drift == {}
+
+
 def test_the_label_config_and_the_title_come_with_it(house: House) -> None:
     house.state.setup(UID, CONFIG.replace('value="a"', 'value="old"'), None, NOW)
     house.sync()
@@ -428,6 +476,87 @@ def test_a_sync_that_was_interrupted_goes_on_where_it_was(house: House, studio: 
     assert [items["id"]["value"] for items in studio.asked] == [20]
     assert house.annotations() == 30
     assert house.project().drift == {}
+
+
+SYNC = """
+import sys, time
+from pydantic import SecretStr
+from ml_backend.bootstrap import make_services
+from ml_backend.settings import Settings
+uid, redis_url, url, key = sys.argv[1:]
+make_services(
+    Settings(redis_url=SecretStr(redis_url), label_studio_url=url, label_studio_api_key=SecretStr(key)), timeout_s=5
+).syncer().sync(uid)
+"""
+
+
+def test_a_sync_whose_process_is_killed_is_gone_on_with_by_the_next_one(
+    house: House, studio: FakeLabelStudio, fake: Loopback, socket: Path
+) -> None:
+    studio.page = 10
+    house.now = time.time()
+    third, over = threading.Event(), threading.Event()
+
+    def stall(request: Received) -> Answer | None:
+        # The third page does not come before the process is gone.
+        if "/api/tasks/" in request.path and len(studio.asked) == 2:
+            third.set()
+            over.wait(60)
+            return Answer(status=500)
+        return None
+
+    studio.fail = stall
+    command = [sys.executable, "-c", SYNC, UID, f"unix://{socket}", fake.url, KEY]
+    with subprocess.Popen(command) as process:
+        try:
+            assert third.wait(60), "it asks for the third page"
+        finally:
+            process.kill()
+            over.set()
+    assert house.annotations() == 20
+    studio.fail = lambda request: None
+    studio.asked.clear()
+    house.standings.set(UID, until=1.0)  # 15 s later
+    house.sync(after_s=15)
+    assert [items["id"]["value"] for items in studio.asked] == [20]
+    assert house.annotations() == 30
+    assert house.project().drift == {}
+
+
+def test_the_memory_of_a_sync_is_that_of_a_page_however_large_the_project(
+    house: House, studio: FakeLabelStudio
+) -> None:
+    studio.page, studio.text = 50, 20_000
+
+    def peak(tasks: int) -> int:
+        studio.tasks = {number: [100_000 + number] for number in range(1, tasks + 1)}
+        house.syncs.request(UID, "complete", "again", house.now)
+        tracemalloc.reset_peak()
+        before = tracemalloc.get_traced_memory()[0]
+        house.sync(after_s=10)
+        assert house.annotations() == tasks
+        return tracemalloc.get_traced_memory()[1] - before
+
+    tracemalloc.start()
+    try:
+        peak(100)  # what is imported late
+        small, large = peak(100), peak(1500)
+    finally:
+        tracemalloc.stop()
+    assert large < 1.5 * small, "fifteen times as many tasks, 30 MB of data"
+
+
+def test_a_duplicated_project_is_another_one_and_is_read_by_itself(house: House, studio: FakeLabelStudio) -> None:
+    house.sync()
+    copy = "8.1795340000"
+    house.state.setup(copy, CONFIG, None, house.now)
+    studio.id, studio.created = 8, "2026-11-22T09:33:20.000000Z"
+    studio.tasks = {number: [500 + number] for number in range(41, 46)}
+    house.syncer.sync(copy)
+    copied = house.state.load(copy)
+    assert copied is not None
+    assert copied.derived.total_annotations_number == 5
+    assert house.annotations() == 30
 
 
 def test_a_holder_that_is_gone_is_followed_by_another(house: House, client: redis.Redis) -> None:

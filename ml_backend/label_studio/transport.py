@@ -94,6 +94,8 @@ class Transport:
         self._http = httpx.Client(
             timeout=httpx.Timeout(timeout_s, connect=min(_CONNECT_S, timeout_s)),
             follow_redirects=False,
+            # Without TLS there is nothing to verify, and reading the certificates takes longer than a request.
+            verify=parts.scheme == "https",
             event_hooks={"response": [self._look_at]},
         )
         self._client: SyncClientWrapper | None = None
@@ -146,6 +148,8 @@ class Transport:
             answer = attempts(self._attempt, call)
         except _TryAgainError as last:
             raise last.error from last.__cause__
+        # An answer and its stream refer to each other: pages of megabytes would wait for the collector of cycles.
+        answer.stream = httpx.ByteStream(b"")
         if not answer.content:
             return None, 0
         try:

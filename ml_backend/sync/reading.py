@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from array import array
     from collections.abc import Callable
 
+    from ml_backend.counters import Counters
     from ml_backend.events import Project
     from ml_backend.label_studio import LabelledTask, LabelStudioApi
     from ml_backend.state import ProjectState, State, Sync, SyncState
@@ -45,6 +46,16 @@ class Outcome:
     compared: ProjectState
 
 
+@dataclass(frozen=True, slots=True)
+class _Counted:
+    """Label Studio's counters, their date, the project's ``touch`` before they were asked for; whether all agree."""
+
+    counters: Counters | None
+    date_us: int | None
+    touch: int
+    agrees: bool
+
+
 class Reader:
     """Reads one project. Raises `LabelStudioError`, `LeaseLost`, `Unavailable`, and whatever ``tell`` raises.
 
@@ -72,8 +83,13 @@ class Reader:
         if kind == "complete" or since is None or from_us < since:
             sync = self._complete(project, theirs, from_us)
         else:
-            sync = self._incremental(project, since, from_us)
-        return self._compare(project, sync)
+            sync = self._labelled_since(project, since, from_us)
+            counted = self._counted(project)
+            if counted.agrees:
+                # All that is labelled is known by now, and nothing is known beside it: nobody lost annotations.
+                return self._finish(project, sync, counted)
+            self._unlabelled_since(project, sync, since)
+        return self._finish(project, sync, self._counted(project))
 
     def _complete(self, project: ProjectState, theirs: Project, from_us: int) -> Sync:
         now = self._clock()
@@ -88,26 +104,34 @@ class Reader:
         self._apply(sync, [], "reading", total, between=(after, None))
         return sync
 
-    def _incremental(self, project: ProjectState, since: int, from_us: int) -> Sync:
+    def _labelled_since(self, project: ProjectState, since: int, from_us: int) -> Sync:
         sync = self._syncs.begin(project.uid, "incremental", self._clock(), from_us=from_us)
         for page in self._api.labelled_tasks(project.project_id, since_us=since):
             self._apply(sync, page, "reading", 0)
+        return sync
+
+    def _unlabelled_since(self, project: ProjectState, sync: Sync, since: int) -> None:
+        """Remove what tasks held that have no annotation any more."""
         for ids in self._api.unlabelled_since(project.project_id, since):
             # Of new tasks, which have no annotations yet, nothing is kept.
             lost = [(Task(one), ()) for one in ids if _is_among(sync.stored, one)]
             self._changes += self._syncs.apply(sync, lost, self._clock())
-        return sync
 
-    def _compare(self, project: ProjectState, sync: Sync) -> Outcome:
+    def _counted(self, project: ProjectState) -> _Counted:
         self._tell(phase="comparing", done=self._read, total=self._read, now=True)
         known = self._state.load(project.uid)
-        theirs = self._project(project)
+        theirs = self._project(project).counters
+        date = self._api.time_us
+        now = self._state.load(project.uid)
+        if known is None or now is None or theirs is None:
+            return _Counted(theirs, date, -1, agrees=False)
+        # Of what was counted before an event and after it, nothing can be said.
+        agrees = known.touch == now.touch and not known.derived.differences(theirs)
+        return _Counted(theirs, date, known.touch, agrees=agrees)
+
+    def _finish(self, project: ProjectState, sync: Sync, counted: _Counted) -> Outcome:
         self._syncs.finish(
-            sync,
-            self._clock(),
-            counters=theirs.counters,
-            counters_us=self._api.time_us,
-            touch=-1 if known is None else known.touch,
+            sync, self._clock(), counters=counted.counters, counters_us=counted.date_us, touch=counted.touch
         )
         return Outcome(sync.kind, self._read, self._changes, self._state.load(project.uid) or project)
 

@@ -422,6 +422,26 @@ def test_a_deleted_project_is_asked_for_no_more(
     assert status(backend, uid)["sync"]["error"] == ""
 
 
+def test_an_event_that_comes_twice_by_the_organizations_webhook_too_counts_once(
+    label_studio: RealLabelStudio, driver: Driver, start: Callable[..., RunningBackend]
+) -> None:
+    backend = start()
+    project, uid = connected(driver, backend)
+    tasks = driver.import_tasks(project, texts(3))
+    elsewhere = driver.create_project(choices_config(LABELS))["id"]
+    everywhere = driver.create_webhook(f"{backend.url}/webhook", project=elsewhere)
+    label_studio.tell_everything(everywhere["id"])
+    try:
+        first, second = (driver.annotate(task, choices("letter"))["id"] for task in tasks[:2])
+        driver.update_annotation(first, result=choices("invoice"))
+        driver.delete_annotation(second)
+        third = driver.annotate(tasks[2], choices("invoice"))["id"]  # mostly it gets the id of the second (fact 5)
+    finally:
+        driver.delete_webhook(everywhere["id"])
+    wait_for_equality(driver, project, backend, uid)
+    assert state(backend).load(uid).training.changed == len({first, second, third})  # type: ignore[union-attr]
+
+
 def test_two_projects_on_one_backend_are_kept_apart(driver: Driver, start: Callable[..., RunningBackend]) -> None:
     backend = start()
     first, uid = connected(driver, backend)
