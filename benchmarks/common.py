@@ -38,6 +38,8 @@ class Options:
     short: bool
     as_json: bool
     only: frozenset[str] = frozenset()
+    folder: Path | None = None
+    prepare: bool = False
 
     def wants(self, part: str) -> bool:
         return not self.only or part in self.only
@@ -57,16 +59,28 @@ class Row:
     note: str = ""
 
 
-def options(description: str | None, *, parts: Sequence[str] = (), rounds: int = 5) -> Options:
-    """Read a benchmark's command line."""
+def options(description: str | None, *, parts: Sequence[str] = (), rounds: int = 5, folders: bool = False) -> Options:
+    """Read a benchmark's command line; ``folders``: what it fills at first may be kept."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument("--short", action="store_true", help="a smoke test: that it works, not how fast")
     parser.add_argument("--rounds", type=int, default=rounds, help="alternating rounds (default: %(default)s)")
     if parts:
         parser.add_argument("--only", choices=parts, action="append", default=[], help="this part; may be repeated")
+    if folders:
+        parser.add_argument("--folder", type=Path, help="keep what has to be filled at first in this folder")
+        parser.add_argument("--prepare", action="store_true", help="fill the folder and measure nothing")
     given = parser.parse_args()
-    return Options(1 if given.short else given.rounds, given.short, given.json, frozenset(getattr(given, "only", [])))
+    if folders and given.prepare and given.folder is None:
+        parser.error("--prepare needs --folder")
+    return Options(
+        1 if given.short else given.rounds,
+        given.short,
+        given.json,
+        frozenset(getattr(given, "only", [])),
+        getattr(given, "folder", None),
+        getattr(given, "prepare", False),
+    )
 
 
 def alternate(rounds: int, **measures: Callable[[], float]) -> dict[str, list[float]]:

@@ -2,11 +2,15 @@
 
 Label Studio 1.23.2 is started through uvx and filled with tasks that have an annotation each; export and sync read the
 same project in turn. Each complete sync fills an empty Redis (the private Valkey, ``appendfsync always``).
-Usage: python -m benchmarks.sync [--json] [--short] [--rounds N] [--only 5000] [--only 20000]
+Filling takes minutes and need not be measured: ``--prepare`` does that alone, in a folder that ``--folder`` keeps, and
+whoever names that folder later measures at once.
+Usage: python -m benchmarks.sync [--json] [--short] [--rounds N] [--only 5000] [--only 20000] [--folder F [--prepare]]
 """
 
 from __future__ import annotations
 
+import contextlib
+import json
 import statistics
 import time
 from pathlib import Path
@@ -23,6 +27,8 @@ from tests.label_studio.driver import Driver, choices, choices_config
 from tests.label_studio.server import RealLabelStudio
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
     from ml_backend.bootstrap import Services
     from ml_backend.state import ProjectState
 
@@ -33,20 +39,26 @@ _IMPORTED_AT_ONCE = 2500
 _SETTLED_S = OVERLAP_US / 1e6 + 5
 
 
-class Filled:
-    """A project with ``size`` labelled tasks, connected to nothing, and where it can be asked for."""
+def fill(driver: Driver, size: int) -> int:
+    """Make a project with ``size`` labelled tasks; its id."""
+    questions = Questions.read()
+    project = int(driver.create_project(choices_config(questions.labels))["id"])
+    rows = [questions.train[at % len(questions.train)] for at in range(size)]
+    tasks = [{"data": {"text": text}, "annotations": [{"result": choices(label)}]} for text, label in rows]
+    for at in range(0, size, _IMPORTED_AT_ONCE):
+        driver.import_tasks(project, tasks[at : at + _IMPORTED_AT_ONCE])
+    return project
 
-    def __init__(self, studio: RealLabelStudio, driver: Driver, redis_url: str, size: int) -> None:
-        questions = Questions.read()
+
+class Filled:
+    """A project of labelled tasks, connected to nothing, and where it can be asked for."""
+
+    def __init__(self, studio: RealLabelStudio, driver: Driver, redis_url: str, project: int) -> None:
         self._driver, self._studio, self._redis_url, self._fresh = driver, studio, redis_url, 0
-        self.config = choices_config(questions.labels)
-        created = driver.create_project(self.config)
-        self.id = int(created["id"])
-        rows = [questions.train[at % len(questions.train)] for at in range(size)]
-        tasks = [{"data": {"text": text}, "annotations": [{"result": choices(label)}]} for text, label in rows]
-        for at in range(0, size, _IMPORTED_AT_ONCE):
-            driver.import_tasks(self.id, tasks[at : at + _IMPORTED_AT_ONCE])
-        self.size = size
+        self.id = project
+        found = driver.project(project)
+        self.config = str(found["label_config"])
+        self.size = int(found["total_annotations_number"])
         self.services = self._services()
         with self.services.label_studio() as api:
             self.uid = str(api.project(self.id).project.uid)
@@ -121,18 +133,14 @@ def peak_mb(filled: Filled) -> float:
 
 def measure(filled: Filled, rounds: int) -> list[Row]:
     """Three rows: against the export, its memory, and the incremental sync."""
-    filled.complete()  # imports
+    grown = peak_mb(filled)
+    size = f"{filled.size:,} annotations"
     exports, completes = [], []
     for number in range(rounds):
         for ours in (True, False) if number % 2 else (False, True):
             (completes if ours else exports).append(filled.complete() if ours else filled.export())
-    grown = peak_mb(filled)
-    # What was saved less than the overlap ago is read again: that would be everything.
-    time.sleep(_SETTLED_S if filled.size > SHORT else 0)
-    filled.complete()
     increments = [filled.incremental() for _ in range(rounds)]
     share = statistics.median(increments) / statistics.median(completes)
-    size = f"{filled.size - CHANGES // 2 * rounds:,} labelled tasks"
     return [
         compared(
             f"complete sync, {size}", completes, exports, "s", at_most=1.0, note="peer: Label Studio's bare export"
@@ -149,25 +157,57 @@ def measure(filled: Filled, rounds: int) -> list[Row]:
     ]
 
 
-def run(chosen: Options) -> list[Row]:
-    """All rows; a part that is not named is the small one."""
-    sizes = [SHORT] if chosen.short else [int(part) for part in PARTS if part in (chosen.only or {"5000"})]
-    rows: list[Row] = []
+def measured(studio: RealLabelStudio, chosen: Options, *, filled: Mapping[int, int] | None = None) -> list[Row]:
+    """All rows. ``filled``: projects by their size, made by `fill` more than a minute ago."""
     with (
         folder() as where,
         valkey(where / "valkey") as (server, _),
-        RealLabelStudio(where / "ls") as studio,
         Driver(studio.base_url, studio.personal_token) as driver,
     ):
-        for size in sizes:
-            rows += measure(Filled(studio, driver, server.url, size), chosen.rounds)
+        if filled is None:
+            filled = {size: fill(driver, size) for size in sizes(chosen)}
+            # What was saved less than the overlap ago is read again: that would be everything.
+            time.sleep(0 if chosen.short else _SETTLED_S)
+        rows: list[Row] = []
+        for size in sizes(chosen):
+            rows += measure(Filled(studio, driver, server.url, filled[size]), chosen.rounds)
     return rows
+
+
+def sizes(chosen: Options) -> list[int]:
+    """What to measure; a part that is not named is the small one."""
+    return [SHORT] if chosen.short else [int(part) for part in PARTS if part in (chosen.only or {"5000"})]
+
+
+@contextlib.contextmanager
+def kept(where: Path, chosen: Options) -> Iterator[tuple[RealLabelStudio, dict[int, int]]]:
+    """A Label Studio whose data stay in that folder, and its filled projects by size; fills what is not there yet."""
+    notes = where / "filled.json"
+    known = json.loads(notes.read_text()) if notes.exists() else {"token": "", "filled": {}}
+    studio = RealLabelStudio(where / "ls")
+    studio.personal_token = known["token"]
+    with studio, Driver(studio.base_url, studio.personal_token) as driver:
+        known["token"] = studio.personal_token
+        for size in sizes(chosen):
+            if str(size) not in known["filled"]:
+                known["filled"][str(size)] = [fill(driver, size), time.time()]
+                notes.write_text(json.dumps(known))
+        if not chosen.prepare:
+            newest = max(at for _, at in known["filled"].values())
+            time.sleep(max(0.0, newest + _SETTLED_S - time.time()))
+        yield studio, {int(size): project for size, (project, _) in known["filled"].items()}
 
 
 def main() -> None:
     """The command."""
-    chosen = options(__doc__, parts=PARTS, rounds=3)
-    report("Sync with Label Studio", run(chosen), chosen)
+    chosen = options(__doc__, parts=PARTS, rounds=3, folders=True)
+    if chosen.folder is None:
+        with folder() as where, RealLabelStudio(where / "ls") as studio:
+            report("Sync with Label Studio", measured(studio, chosen), chosen)
+        return
+    with kept(chosen.folder, chosen) as (studio, filled):
+        if not chosen.prepare:
+            report("Sync with Label Studio", measured(studio, chosen, filled=filled), chosen)
 
 
 if __name__ == "__main__":
