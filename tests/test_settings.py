@@ -30,6 +30,8 @@ def test_without_any_variable_there_are_defaults() -> None:
     assert settings.redis_url is None
     assert settings.store_url == str(Path(".ml-backend") / "versions")
     assert settings.refit == DEFAULTS
+    # A project's import comes as one body; Label Studio waits 100 s for predictions, and 20 are left for the way back.
+    assert (settings.max_body, settings.predict_deadline) == (64 * 1024 * 1024, 80.0)
     retrain = settings.retrain
     assert (retrain.min_annotations, retrain.every, retrain.growth) == (10, None, 0.2)
     assert (retrain.quiet, retrain.max_wait, retrain.min_interval) == (2.0, 30.0, None)
