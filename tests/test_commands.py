@@ -118,6 +118,14 @@ def test_versions_lists_the_version_with_its_scores(ran: dict[str, subprocess.Co
     assert "serving" in done.stdout
 
 
+@pytest.mark.parametrize("line", [one for one in HERE if one.split()[-1] in {"status", "versions", "doctor"}])
+def test_in_eighty_columns_nothing_is_cut_off(ran: dict[str, subprocess.CompletedProcess[str]], line: str) -> None:
+    lines = ran[line].stdout.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert not any("…" in one for one in lines)
+    assert "\x1b" not in ran[line].stdout
+
+
 def test_doctor_finds_nothing_wrong_with_what_start_started(
     ran: dict[str, subprocess.CompletedProcess[str]],
 ) -> None:

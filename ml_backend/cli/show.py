@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import orjson
+from rich.padding import Padding
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
@@ -17,12 +18,17 @@ from ml_backend.overview.words import drift_in_words
 from ml_backend.uids import id_of
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
+
     from ml_backend.bootstrap import Services
+    from ml_backend.overview.views import Project
     from ml_backend.settings import Settings
+
+_COLOURS = {"serving": "green", "standby": "", "kept aside": "yellow"}
 
 
 def show_status(settings: Settings, project: str | None, *, as_json: bool) -> None:
-    """Every project, or one, as a table or as JSON (the same as the JSON API's)."""
+    """Every project, or one, for people or as JSON (the same as the JSON API's)."""
     services = open_services(settings)
     overview = services.overview()
     found = [overview.project(find_uid(services, project))] if project else overview.projects()
@@ -34,21 +40,38 @@ def show_status(settings: Settings, project: str | None, *, as_json: bool) -> No
     if not found:
         console.print("No project is known yet: connect this backend in Label Studio (Settings → Model).")
         return
-    table = Table(title="Projects")
-    for name in ("project", "next training", "", "annotations", "serving", "run", "last decision"):
-        table.add_column(name)
-    for one in found:
-        have, need = one.progress.have, one.progress.need
-        run = one.running or one.waiting
-        table.add_row(
-            Text.assemble(one.title or "-", "\n", (one.uid, "dim")),
-            ProgressBar(total=need, completed=min(have, need), width=20),
-            f"{have} of {need}",
-            Text.assemble(f"{one.training_set.trainable} to train on\n", (drift_in_words(one), "dim")),
-            one.serving.name if one.serving else "-",
-            Text(f"{run.phase or run.status} {run.fraction:.0%}" if run else "-"),
-            Text(one.paused or one.next_training.reason),
-        )
+    for number, one in enumerate(found):
+        if number:
+            console.print()
+        _show_project(console, one)
+
+
+def _show_project(console: Console, one: Project) -> None:
+    # Names, reasons and errors are as long as people make them: lines of their own are never cut off.
+    console.print(Text.assemble((one.title or f"Project {one.id}", "bold"), "  ", (one.uid, "dim"), overflow="fold"))
+    have, need = one.progress.have, one.progress.need
+    run = one.running or one.waiting
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(no_wrap=True, style="dim")
+    table.add_column(overflow="fold")
+    progress = Table.grid(padding=(0, 1, 0, 0))
+    progress.add_row(ProgressBar(total=need, completed=min(have, need), width=20), f"{have} of {need} annotations")
+    rows: list[tuple[str, RenderableType]] = [("next training", progress)]
+    why = one.paused or one.next_training.reason
+    if not why.startswith(f"{have} of {need} "):
+        rows.append(("", Text(why)))
+    rows += [
+        ("training set", Text(f"{one.training_set.trainable} to train on, {drift_in_words(one)}")),
+        ("serving", Text(one.serving.name if one.serving else "nothing yet")),
+    ]
+    if run is not None:
+        rows.append(("run", Text(f"{run.phase or run.status} {run.fraction:.0%}, {run.id}")))
+    if one.unsupported:
+        rows.append(("problem", Text(f"the model does not support the label config: {one.unsupported}", style="red")))
+    if not one.connected:
+        rows.append(("problem", Text("not connected any more: nothing trains", style="yellow")))
+    for name, value in rows:
+        table.add_row(f"  {name}", value)
     console.print(table)
 
 
@@ -61,21 +84,21 @@ def show_versions(settings: Settings, project: str | None, *, as_json: bool) -> 
         rows = [{"status": one.status, **orjson.loads(orjson.dumps(one.manifest))} for one in found]
         console.json(rows)
         return
-    table = Table(title="Versions")
-    for name in ("version", "status", "tasks", "score", "before", "seconds", "why"):
-        table.add_column(name)
+    if not found:
+        console.print("No version yet: the first training makes one.")
     for one in found:
         manifest = one.manifest
-        table.add_row(
-            one.name,
-            one.status,
-            str(manifest.sizes.get("tasks", "-")),
-            _scores(manifest.metrics.candidate),
-            _scores(manifest.metrics.incumbent),
-            f"{sum(manifest.durations.values()):.1f}",
+        tasks, seconds = manifest.sizes.get("tasks", "?"), sum(manifest.durations.values())
+        status = Text(one.status, style=_COLOURS[one.status])
+        console.print(Text.assemble((one.name, "bold"), "  ", status, f"  {tasks} tasks, {seconds:.1f} s"))
+        metrics = manifest.metrics
+        for said in (
+            _scores(metrics.candidate, metrics.incumbent),
+            _scores(metrics.information, {}, "for information: "),
             manifest.promotion.reason,
-        )
-    console.print(table)
+        ):
+            if said:
+                console.print(Padding(Text(said, overflow="fold"), (0, 0, 0, 2)))
 
 
 def find_uid(services: Services, project: str | None) -> str:
@@ -91,8 +114,12 @@ def find_uid(services: Services, project: str | None) -> str:
     raise ProjectUnknown("project", f"name one of {', '.join(sorted(uids))}")
 
 
-def _scores(scores: dict[str, float]) -> str:
-    return "\n".join(f"{name} {value:.3f}" for name, value in scores.items()) or "-"
+def _scores(scores: dict[str, float], before: dict[str, float], title: str = "") -> str:
+    told = [
+        f"{name} {value:.3f}" + (f" (before {before[name]:.3f})" if name in before else "")
+        for name, value in scores.items()
+    ]
+    return title + ", ".join(told) if told else ""
 
 
 def open_services(settings: Settings) -> Services:
