@@ -126,14 +126,14 @@ def test_in_eighty_columns_nothing_is_cut_off(ran: dict[str, subprocess.Complete
     assert "\x1b" not in ran[line].stdout
 
 
-def test_doctor_finds_nothing_wrong_with_what_start_started(
+def test_doctor_finds_nothing_wrong_with_what_start_started_but_that_no_key_is_set(
     ran: dict[str, subprocess.CompletedProcess[str]],
 ) -> None:
     done = ran["uv run ml-backend doctor"]
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "No problem found." in done.stdout
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "1 problem found." in done.stdout
     found = json.loads(ran["uv run ml-backend doctor --json"].stdout)
-    assert {"ok", "note", "problem", "unknown"} >= {one["verdict"] for one in found}
+    assert [one["check"] for one in found if one["verdict"] == "problem"] == ["label-studio.key"]
 
 
 def test_an_export_is_written_and_not_taken_in_over_what_is_there(
