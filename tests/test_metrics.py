@@ -63,19 +63,20 @@ def value(samples: Any, name: str, **labels: str) -> float | None:
     return found
 
 
-def begin(services: Services) -> Lease:
+def begin(services: Services) -> tuple[Lease, float]:
+    """A run that trains, and when it began."""
     runs = services.runs
     now = runs.time()
     run_id = runs.request(UID, trigger="test", reason="test", due=now, click=True, now=now).id
     runs.dispatch(UID, now, lambda *_: False)
     lease = runs.start(UID, run_id, "worker", now)
     assert lease is not None
-    return lease
+    return lease, now
 
 
 def carry_out(services: Services, outcome: Any, seconds: float) -> None:
-    lease = begin(services)
-    services.runs.finish(lease, outcome, reason="over", now=services.runs.time() + seconds)
+    lease, began = begin(services)
+    services.runs.finish(lease, outcome, reason="over", now=began + seconds)
 
 
 def test_events_are_counted_by_action_and_outcome(web: FlaskClient) -> None:
