@@ -31,7 +31,7 @@ from ml_backend.label_config import parse_label_config
 from model.text_classifier import TextClassifier
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -276,9 +276,13 @@ class PlainRun:
     previous: Path | None = None
     params: Mapping[str, Any] = field(default_factory=dict)
     cancelled: bool = False
+    reported: dict[int, dict[str, list[Any]]] = field(default_factory=dict)
 
     def progress(self, fraction: float, message: str = "") -> None:
         pass
+
+    def left_out(self, control: str, task: int, result: Sequence[Any]) -> None:
+        self.reported.setdefault(task, {})[control] = list(result)
 
 
 def _example(number: int, text: str, label: str) -> Example:

@@ -1,7 +1,7 @@
 """What an annotator feels of a refresh of 10,000 tasks: Submit on a real Label Studio 1.23.2, at rest and during it.
 
-Somebody submits every half second, before, during and after it; Label Studio, its SQLite and the backend share this
-machine. Usage: python -m benchmarks.refresh [--json] [--short]
+Somebody submits every half second, before, all through it and after it; Label Studio, its SQLite and the backend share
+this machine. Usage: python -m benchmarks.refresh [--json] [--short]
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from tests.models.shuffling import CHOICES
 from tests.running import RunningBackend, wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Iterator
 
 GOAL = 1.5
 MODEL = Path(__file__).parents[1] / "tests" / "models" / "shuffling.py"
@@ -31,12 +31,18 @@ PACE_S = 0.5
 
 @dataclass(frozen=True)
 class Measured:
-    """Seconds that each Submit took, and how many predictions were stored in how many seconds meanwhile."""
+    """Seconds that each Submit took, and how many predictions were stored in how many seconds meanwhile.
+
+    ``whole``: the refresh was watched to its end. ``progress``: of every tenth Submit during it the second, how many
+    predictions were stored by then, and the median of those ten in milliseconds.
+    """
 
     at_rest: list[float]
     during: list[float]
     stored: int
     seconds: float
+    whole: bool
+    progress: list[tuple[int, int, float]]
 
     @property
     def ratio(self) -> float:
@@ -44,11 +50,19 @@ class Measured:
         return statistics.median(self.during) / statistics.median(self.at_rest)
 
 
-def measure(tasks: int = 10_000, *, rest: int = 30, window_s: float = 150.0) -> Measured:
-    """Measure it in folders of its own, with ``rest`` submits before and after. `measure(600, rest=10)` is small.
+@dataclass(frozen=True)
+class Ready:
+    """A project with tasks that nobody has labelled, connected to a backend that has trained nothing yet."""
 
-    The refresh is watched for ``window_s`` seconds at most, from its first look at the tasks on.
-    """
+    person: Driver
+    backend: RunningBackend
+    project: int
+    tasks: list[int]
+
+
+@contextlib.contextmanager
+def ready(tasks: int, rest: int) -> Iterator[Ready]:
+    """Label Studio, backend and project in folders of their own; the Submit number ``rest`` starts the training."""
     with contextlib.ExitStack() as open_:
         where = open_.enter_context(folder())
         studio = open_.enter_context(RealLabelStudio(where / "studio"))
@@ -63,39 +77,48 @@ def measure(tasks: int = 10_000, *, rest: int = 30, window_s: float = 150.0) -> 
             RunningBackend(where / "backend", arguments=[str(MODEL)], environment=environment)
         )
         person = open_.enter_context(Driver(studio.base_url, studio.personal_token))
-        return _measured(person, backend, tasks, rest, window_s)
+        project = person.create_project(choices_config(CHOICES))["id"]
+        rules = {"retrain": {"min_annotations": rest, "every": 1_000_000, "quiet": 0.5}}
+        person.connect(project, backend.url, extra_params={"refit": rules})
+        ids: list[int] = []
+        for start in range(0, tasks, 1000):
+            some = range(start, min(tasks, start + 1000))
+            ids += person.import_tasks(project, [{"text": f"number {n}"} for n in some])
+        yield Ready(person, backend, project, ids)
 
 
-def _measured(person: Driver, backend: RunningBackend, tasks: int, rest: int, window_s: float) -> Measured:
-    project = person.create_project(choices_config(CHOICES))["id"]
-    # The last Submit at rest starts the only training, and the training the refresh.
-    rules = {"retrain": {"min_annotations": rest, "every": 1_000_000, "quiet": 0.5}}
-    person.connect(project, backend.url, extra_params={"refit": rules})
-    ids: list[int] = []
-    for start in range(0, tasks, 1000):
-        ids += person.import_tasks(project, [{"text": f"number {n}"} for n in range(start, min(tasks, start + 1000))])
-    todo = iter(ids * 3)  # some are labelled twice: a Submit is a Submit
+def measure(over: Ready, *, rest: int = 30, window_s: float = 900.0) -> Measured:
+    """Submit ``rest`` times, then all through the refresh (for ``window_s`` seconds at most), then as often again."""
+    todo = iter(over.tasks * 3)  # some are labelled twice: a Submit is a Submit
 
-    def submits(enough: Callable[[int], bool]) -> list[float]:
-        took: list[float] = []
-        while not enough(len(took)):
-            began = time.perf_counter()
-            person.annotate(next(todo), choices(CHOICES[0]))
-            took.append(time.perf_counter() - began)
-            time.sleep(PACE_S)
+    def submit() -> float:
+        began = time.perf_counter()
+        over.person.annotate(next(todo), choices(CHOICES[0]))
+        took = time.perf_counter() - began
+        time.sleep(PACE_S)
         return took
 
     def stored() -> int:
-        return max((n for name, n in person.model_versions(project).items() if name.startswith("v1-")), default=0)
+        counts = over.person.model_versions(over.project)
+        return max((n for name, n in counts.items() if name.startswith("v1-")), default=0)
 
-    at_rest = submits(lambda done: done >= rest)
-    wait_until(lambda: "fresh predictions of v1" in backend.log(), 120, "a refresh begins", every_s=0.2)
+    at_rest = [submit() for _ in range(rest)]
+    wait_until(lambda: "fresh predictions of v1" in over.backend.log(), 120, "a refresh begins", every_s=0.2)
     began = time.monotonic()
-    during = submits(lambda done: done % 10 == 9 and (stored() >= tasks or time.monotonic() - began > window_s))
+    during: list[float] = []
+    progress: list[tuple[int, int, float]] = []
+    whole = False
+    while not whole and time.monotonic() - began < window_s:
+        during.append(submit())
+        whole = "got a fresh prediction" in over.backend.log()
+        if len(during) % 10 == 0:
+            median = 1000 * statistics.median(during[-10:])
+            progress.append((round(time.monotonic() - began), stored(), median))
+            print(f"{progress[-1][0]} s: {progress[-1][1]} stored, Submit {median:.0f} ms", file=sys.stderr, flush=True)
     seconds = time.monotonic() - began
     sent = stored()
-    at_rest += submits(lambda done: done >= rest)
-    return Measured(at_rest, during, sent, seconds)
+    at_rest += [submit() for _ in range(rest)]
+    return Measured(at_rest, during, sent, seconds, whole, progress)
 
 
 def rows(measured: Measured) -> list[Row]:
@@ -107,7 +130,8 @@ def rows(measured: Measured) -> list[Row]:
         made.append(Row(f"Submit {name}, 95th percentile", ordered[int(0.95 * (len(ordered) - 1))], "ms"))
     ratio = measured.ratio
     made.append(Row("median during / at rest", ratio, "times", goal=f"<= {GOAL:g}", met=ratio <= GOAL))
-    made.append(Row("predictions stored", measured.stored, "", note=f"in {measured.seconds:.0f} s"))
+    how = "the whole refresh" if measured.whole else "not the whole refresh"
+    made.append(Row("predictions stored", measured.stored, "", note=f"in {measured.seconds:.0f} s, {how}"))
     return made
 
 
@@ -115,7 +139,9 @@ def main() -> None:
     """The command."""
     chosen = options(__doc__)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # what was started is stopped
-    measured = measure(600, rest=10) if chosen.short else measure()
+    tasks, rest = (600, 10) if chosen.short else (10_000, 30)
+    with ready(tasks, rest) as over:
+        measured = measure(over, rest=rest)
     report("A refresh, as an annotator feels it", rows(measured), chosen)
 
 

@@ -255,6 +255,8 @@ def _number(value: object) -> float:
 class Comparison:
     """Two versions on the same ``n`` examples, which neither was trained on.
 
+    ``left_out``: they were trained on them, and what is compared are models that were trained without (`left_out`).
+
     ``wins`` and ``losses`` count the examples on which the candidate did better and worse; both None when only totals
     are known (a model's own `evaluate`). ``gain`` is the candidate's mean score minus the incumbent's.
     """
@@ -265,6 +267,7 @@ class Comparison:
     losses: int | None = None
     candidate: dict[str, float] = field(default_factory=dict)
     incumbent: dict[str, float] = field(default_factory=dict)
+    left_out: bool = False
 
     @property
     def p_worse(self) -> float:
@@ -350,6 +353,7 @@ def _seen(comparison: Comparison) -> str:
     values = ""
     if shared is not None:
         values = f"{shared} {comparison.candidate[shared]:.3f} against {comparison.incumbent[shared]:.3f}, "
+    how = ", each time trained without them" if comparison.left_out else ""
     if comparison.wins is None or comparison.losses is None:
-        return f"{values}on {comparison.n} examples"
-    return f"{values}better on {comparison.wins} and worse on {comparison.losses} of {comparison.n} examples"
+        return f"{values}on {comparison.n} examples{how}"
+    return f"{values}better on {comparison.wins} and worse on {comparison.losses} of {comparison.n} examples{how}"

@@ -65,7 +65,7 @@ class ListTrainingSet(TrainingSet):
 
 @dataclass
 class PlainRun:
-    """A `TrainingRun` that nobody cancels; ``said`` keeps what `progress` was told."""
+    """A `TrainingRun` that nobody cancels; ``said`` and ``reported`` keep what `progress` and `left_out` were told."""
 
     directory: Path
     previous: Path | None = None
@@ -73,10 +73,15 @@ class PlainRun:
     seed: int = 0
     cancelled: bool = False
     said: list[tuple[float, str]] = field(default_factory=list)
+    reported: dict[int, dict[str, list[JsonObject]]] = field(default_factory=dict)
 
     def progress(self, fraction: float, message: str = "") -> None:
         """Remember it."""
         self.said.append((fraction, message))
+
+    def left_out(self, control: str, task: int, result: Sequence[JsonObject]) -> None:
+        """Remember it."""
+        self.reported.setdefault(task, {})[control] = list(result)
 
 
 def trained(

@@ -12,6 +12,7 @@ from model.span_tagger import SpanTagger
 from model.text_classifier import TextClassifier
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from ml_backend import Control, TrainingRun, TrainingSet
@@ -93,9 +94,13 @@ class _Part:
     """One model's part of a run: the whole one, but for how far it is."""
 
     def __init__(self, whole: TrainingRun, begin: float, share: float) -> None:
-        self.directory, self.previous = whole.directory, whole.previous
-        self.params, self.seed = whole.params, whole.seed
+        self.directory, self.params, self.seed = whole.directory, whole.params, whole.seed
         self._whole, self._begin, self._share = whole, begin, share
+
+    @property
+    def previous(self) -> Path | None:
+        """Asked for only when the model asks: whoever reads it counts as having begun from these files."""
+        return self._whole.previous
 
     @property
     def cancelled(self) -> bool:
@@ -105,3 +110,7 @@ class _Part:
     def progress(self, fraction: float, message: str = "") -> None:
         """Say how far the whole run is."""
         self._whole.progress(self._begin + self._share * fraction, message)
+
+    def left_out(self, control: str, task: int, result: Sequence[dict[str, Any]]) -> None:
+        """Report it for the whole run."""
+        self._whole.left_out(control, task, result)

@@ -114,9 +114,11 @@ class Answers:
 
 def fit(
     ngrams: NGrams, counts: sparse.csr_array, answers: Answers, seed: int, progress: Callable[[float], None]
-) -> tuple[Calibrated, dict[str, float]]:
-    """Learn ``answers`` from ``counts`` (see `NGrams.fit`); also how well that goes on examples that were left out."""
-    scores, given = _left_out(ngrams, counts, answers, seed, progress)
+) -> tuple[Calibrated, dict[str, float], dict[int, list[str]]]:
+    """Learn ``answers`` from ``counts`` (see `NGrams.fit`); also how well that goes on rows that were left out, and the
+    labels that each of these got."""
+    scores, out = _left_out(ngrams, counts, answers, seed, progress)
+    given = answers.given[out]
     slope, shift = _calibration(scores, given, answers)
     progress(0.6)
     rows = ngrams.weigh(counts, ngrams.idf.astype(np.float64))
@@ -132,7 +134,9 @@ def fit(
         shift,
         answers.unseen,
     )
-    return calibrated, _quality(slope * scores + shift, given, answers)
+    surer = slope * scores + shift
+    said = dict(zip(out.tolist(), _said(surer, answers), strict=True))
+    return calibrated, _quality(surer, given, answers), said
 
 
 def _separate(
@@ -167,10 +171,10 @@ def _separate(
 
 def _left_out(
     ngrams: NGrams, counts: sparse.csr_array, answers: Answers, seed: int, progress: Callable[[float], None]
-) -> tuple[NDArray[np.float64], NDArray[Any]]:
-    """Scores of rows by classifiers that were not trained on them, and what was given for these rows."""
+) -> tuple[NDArray[np.float64], Ints]:
+    """Scores of rows by classifiers that were not trained on them, and which rows these are."""
     scores: list[NDArray[np.float64]] = [np.zeros((0, len(answers.labels)))]
-    given = [answers.given[:0]]
+    out: list[Ints] = [np.zeros(0, np.int64)]
     folds = list(_folds(counts.shape[0], seed))
     for number, (train, test) in enumerate(folds):
         if answers.multiple or len(np.unique(answers.given[train])) > 1:
@@ -178,9 +182,9 @@ def _left_out(
             rows = ngrams.weigh(counts, inverse_document_frequency(counts[train]))
             weights, bias = _separate(rows[train], answers, answers.given[train], seed)
             scores.append(rows[test] @ weights + bias)
-            given.append(answers.given[test])
+            out.append(test)
         progress(0.6 * (number + 1) / len(folds))
-    return np.vstack(scores), np.concatenate(given)
+    return np.vstack(scores), np.concatenate(out)
 
 
 def _folds(size: int, seed: int) -> Iterator[tuple[Ints, Ints]]:
@@ -209,6 +213,13 @@ def _calibration(scores: NDArray[np.float64], given: NDArray[Any], answers: Answ
 
     best = minimize(loss, np.array([np.log(_USUAL_SLOPE), 0.0]), method="Nelder-Mead", options={"maxiter": 200})
     return float(np.exp(best.x[0])), float(best.x[1])
+
+
+def _said(scores: NDArray[np.float64], answers: Answers) -> list[list[str]]:
+    """The labels of each row, as `Calibrated.choose` gives them."""
+    if answers.multiple:
+        return [[answers.labels[label] for label in np.flatnonzero(row)] for row in scores > 0]
+    return [[answers.labels[label]] for label in scores.argmax(axis=1).tolist()] if len(scores) else []
 
 
 def _quality(scores: NDArray[np.float64], given: NDArray[Any], answers: Answers) -> dict[str, float]:

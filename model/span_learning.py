@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from model.span_crf import Found
     from model.span_features import Row
 
     Floats = NDArray[np.floating]
@@ -70,11 +71,11 @@ class Labelled:
 
 @dataclass(slots=True)
 class _Tried:
-    """What was found in texts that were left out: how sure each span was, and whether it was right."""
+    """What was ``found`` in texts that were left out: how sure each span was, and whether it was right."""
 
     guessed: list[tuple[float, bool]] = field(default_factory=list)
     given: int = 0
-    texts: int = 0
+    found: dict[int, list[Found]] = field(default_factory=dict)
 
     @property
     def f1(self) -> float:
@@ -82,8 +83,10 @@ class _Tried:
         return 2 * sum(hit for _, hit in self.guessed) / max(len(self.guessed) + self.given, 1)
 
 
-def fit(labelled: Labelled, seed: int, progress: Callable[[float], None]) -> tuple[Features, Field, dict[str, float]]:
-    """Learn them; also how well that goes on texts that were left out."""
+def fit(
+    labelled: Labelled, seed: int, progress: Callable[[float], None]
+) -> tuple[Features, Field, dict[str, float], dict[int, list[Found]]]:
+    """Learn them; also how well that goes on texts that were left out, and what was found in each of these."""
     used = sorted({label for spans in labelled.spans for *_, label in spans})
     labels = tuple(labelled.labels[number] for number in used)
     numbered = {number: place for place, number in enumerate(used)}
@@ -103,10 +106,10 @@ def fit(labelled: Labelled, seed: int, progress: Callable[[float], None]) -> tup
         truths = [{(first, last, labels[label]) for first, last, label in spans[place]} for place in test]
         for bold, tried in tries.items():
             answers = replace(model, bold=bold).find(words, frozenset(labels))
-            for truth, (found, _) in zip(truths, answers, strict=True):
+            for place, truth, (found, _) in zip(test, truths, answers, strict=True):
+                tried.found[place] = found
                 tried.guessed += [(one.sure, (one.first, one.last, one.label) in truth) for one in found]
                 tried.given += len(truth)
-                tried.texts += 1
     model = _learn(features, rows, spans, labels, _part(progress, len(folds)))
     best = (
         max(tries, key=lambda bold: (round(tries[bold].f1, 9), -bold)) if tries[0.0].given >= _SPANS_TO_BE_BOLD else 0.0
@@ -116,9 +119,9 @@ def fit(labelled: Labelled, seed: int, progress: Callable[[float], None]) -> tup
     weights = np.ascontiguousarray(model.weights[kept])
     model = replace(model, weights=weights, bold=best, slope=slope, shift=shift)
     tried = tries[best]
-    quality = {"cv_span_f1": tried.f1, "cv_examples": float(tried.texts)} if tried.given else {}
+    quality = {"cv_span_f1": tried.f1, "cv_examples": float(len(tried.found))} if tried.given else {}
     features = features.without(~kept)
-    return features, model, quality | labelled.quality()
+    return features, model, quality | labelled.quality(), tried.found
 
 
 def _learn(

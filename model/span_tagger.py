@@ -46,7 +46,8 @@ class SpanTagger(Shipped):
         from model import span_version  # noqa: PLC0415
         from model.span_learning import fit  # noqa: PLC0415
 
-        gathered = _gather(data, run)
+        gathered, tasks = _gather(data, run)
+        controls = {control.name: control for control in data.controls}
         heads: dict[str, Head] = {}
         metrics: dict[str, float] = {}
         reasons: list[str] = []
@@ -54,7 +55,11 @@ class SpanTagger(Shipped):
             if (why := labelled.why_not()) is not None:
                 reasons.append(f"{name!r}: {why}")
                 continue
-            features, model, quality = fit(labelled, run.seed, partial(_say, run, name, at, len(gathered)))
+            features, model, quality, found = fit(labelled, run.seed, partial(_say, run, name, at, len(gathered)))
+            if (source := _source(controls[name])) is not None:
+                for place, spans in found.items():
+                    answer = _regions(controls[name], source, labelled.texts[place], spans)
+                    run.left_out(name, tasks[name][place], answer)
             heads[name] = span_version.Head(features, model)
             metrics |= {f"{name}.{key}" if len(gathered) > 1 else key: value for key, value in quality.items()}
         if not heads:
@@ -126,12 +131,14 @@ def _say(run: TrainingRun, name: str, at: int, count: int, fraction: float) -> N
     run.progress(0.1 + 0.9 * (at + fraction) / count, f"learning {name!r}")
 
 
-def _gather(data: TrainingSet, run: TrainingRun) -> dict[str, Labelled]:
-    """Stream the examples once: the texts of each supported control, and the spans that people marked in them."""
+def _gather(data: TrainingSet, run: TrainingRun) -> tuple[dict[str, Labelled], dict[str, list[int]]]:
+    """Stream the examples once: the texts of each supported control with the spans that people marked in them, and the
+    ids of their tasks."""
     from model.span_learning import Labelled  # noqa: PLC0415 - late, with numpy
 
     supported = [control for control in data.controls if _why_not(control) is None]
     gathered = {control.name: Labelled(control.labels) for control in supported}
+    tasks: dict[str, list[int]] = {control.name: [] for control in supported}
     for number, example in enumerate(data):
         if number % 500 == 0:
             run.progress(0.1 * number / max(len(data), 1), "reading examples")
@@ -139,7 +146,8 @@ def _gather(data: TrainingSet, run: TrainingRun) -> dict[str, Labelled]:
             source = _source(control)
             if source is not None and example.annotations and (text := _text(source, example)):
                 gathered[control.name].add(text, list(_marked(control, source, text, example)))
-    return gathered
+                tasks[control.name].append(example.id)
+    return gathered, tasks
 
 
 def _marked(control: Control, source: TaskText, text: str, example: Example) -> list[Span]:

@@ -38,6 +38,7 @@ class _Gathered:
 
     control: Control
     source: TaskText
+    tasks: list[int] = field(default_factory=list)
     rows: list[int] = field(default_factory=list)
     given: list[tuple[str, ...]] = field(default_factory=list)
     current: frozenset[str] = field(init=False)
@@ -57,6 +58,7 @@ class _Gathered:
         labels = tuple(label for label in named if label in self.current)
         # Nothing chosen is an answer where any number may be chosen, and none where one has to be.
         if labels or (self.multiple and example.annotations):
+            self.tasks.append(example.id)
             self.rows.append(row)
             self.given.append(labels)
 
@@ -108,7 +110,9 @@ class TextClassifier(Shipped):
                 ngrams = NGrams()
                 counted[one.source] = ngrams, ngrams.fit(texts[one.source], most_labels)
             ngrams, counts = counted[one.source]
-            classifier, quality = fit(ngrams, counts[one.rows], answers, run.seed, say)
+            classifier, quality, said = fit(ngrams, counts[one.rows], answers, run.seed, say)
+            for row, labels in said.items():
+                run.left_out(name, one.tasks[row], _regions(name, one.source.name, labels))
             heads[name] = text_version.Head(list(counted).index(one.source), classifier)
             metrics |= {f"{name}.{key}" if len(gathered) > 1 else key: value for key, value in quality.items()}
         if not heads:
@@ -215,9 +219,10 @@ def _answer(
     name, to = control.name, source.name
     for place, labels, score, margin in zip(places, chosen, sure, margins, strict=True):
         answer = answers[place] or {"result": [], "score": 1.0}
-        if labels:
-            value = {"choices": labels}
-            region = {"from_name": name, "to_name": to, "type": "choices", "value": value, "score": score}
-            answer["result"].append(region)
+        answer["result"] += [region | {"score": score} for region in _regions(name, to, labels)]
         answer["score"] = min(answer["score"], margin)
         answers[place] = answer
+
+
+def _regions(name: str, to: str, labels: list[str]) -> list[Json]:
+    return [{"from_name": name, "to_name": to, "type": "choices", "value": {"choices": labels}}] if labels else []

@@ -96,3 +96,20 @@ def test_a_config_that_no_shipped_model_supports_says_why_for_each_control(confi
 
 def test_one_supported_control_is_enough() -> None:
     assert AutoModel().check(MIXED) is None
+
+
+def test_the_files_of_the_version_before_are_asked_for_by_none_of_the_models(tmp_path: Path) -> None:
+    class Asking(PlainRun):
+        previous = property(lambda _: pytest.fail("whoever asks counts as having begun from them"))  # type: ignore[assignment]
+
+        def __init__(self, directory: Path) -> None:
+            self.directory, self.seed, self.params, self.reported = directory, 0, {}, {}
+
+    AutoModel(label_config=MIXED).train(ListedExamples(MIXED, days()), Asking(tmp_path))
+
+
+def test_every_model_reports_what_it_answered_about_tasks_that_it_left_out(tmp_path: Path) -> None:
+    run = PlainRun(tmp_path, 0)
+    AutoModel(label_config=MIXED).train(ListedExamples(MIXED, days()), run)
+    assert run.reported.keys() == {one.id for one in days()}
+    assert {name for answers in run.reported.values() for name in answers} == {"mood", "who"}

@@ -26,6 +26,7 @@ FLOORS: dict[str, frozenset[str]] = {
             "examples",
             "fields",
             "label_config",
+            "left_out",
             "policy",
             "scores",
             "settings",

@@ -552,13 +552,24 @@ def test_it_takes_no_longer_than_the_last_training_but_two_minutes_are_always_al
 
 def test_batches_shrink_where_storing_is_slow_and_grow_where_it_is_fast() -> None:
     slow, fast = Pace(), Pace()
-    slow.stored(slow.size, 0.5)
-    assert slow.size == 80
-    slow.stored(slow.size, 2.0)
-    assert slow.size == 50, "smaller ones would cost more than they spare"
     for _ in range(9):
-        fast.stored(fast.size, 0.05)
+        fast.stored(fast.size, 0.4)
     assert fast.size == 200
+    for _ in range(9):
+        slow.stored(slow.size, 0.6)
+    assert slow.size == pytest.approx(133, abs=1), "so many take 0.8 s"
+    slow.stored(slow.size, 3.0)
+    for _ in range(9):
+        slow.stored(slow.size, 3.0)
+    assert slow.size == 100, "smaller ones would cost more than they spare"
+
+
+def test_a_batch_that_met_a_submit_makes_the_next_no_smaller() -> None:
+    pace = Pace()
+    for _ in range(3):
+        pace.stored(pace.size, 0.4)
+    pace.stored(pace.size, 2.0)
+    assert pace.size == 200
 
 
 def test_pauses_are_three_times_as_long_as_the_work() -> None:

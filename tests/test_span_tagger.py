@@ -223,6 +223,16 @@ def test_an_alias_and_old_names_of_a_label_count_for_it() -> None:
     assert found(model, text) == [("Bob", "PER"), ("Ann", "PER")]
 
 
+def test_each_text_is_answered_once_by_a_field_that_was_trained_without_it(tmp_path: Path) -> None:
+    run = PlainRun(tmp_path, 0)
+    metrics = SpanTagger(label_config=NAMES).train(ListedExamples(NAMES, sentences()), run)
+    assert run.reported.keys() == {one.id for one in sentences()}
+    regions = [[region for some in run.reported[one.id].values() for region in some] for one in sentences()]
+    scored = score(parse_label_config(NAMES), sentences(), regions)
+    assert scored is not None
+    assert scored.metrics["span_f1"] == pytest.approx(metrics["cv_span_f1"])
+
+
 def test_a_cancelled_run_stops_in_the_middle_of_learning() -> None:
     class Cancelled(PlainRun):
         def progress(self, fraction: float, message: str = "") -> None:

@@ -28,7 +28,7 @@ from model.text_classifier import TextClassifier
 from model.text_ngrams import NGrams, inverse_document_frequency
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
 TEXT = '<Text name="text" value="$text"/>'
 GOOD = ["what a lovely day", "lovely, thank you", "this is wonderful", "wonderful and lovely"]
@@ -91,9 +91,13 @@ class Run:
     params: Mapping[str, Any] = field(default_factory=dict)
     cancelled: bool = False
     said: list[float] = field(default_factory=list)
+    reported: dict[int, dict[str, list[Any]]] = field(default_factory=dict)
 
     def progress(self, fraction: float, message: str = "") -> None:
         self.said.append(fraction)
+
+    def left_out(self, control: str, task: int, result: Sequence[Any]) -> None:
+        self.reported.setdefault(task, {})[control] = list(result)
 
 
 def trained(label_config: str, examples: list[Example], *, now: str | None = None) -> TextClassifier:
@@ -482,6 +486,15 @@ def test_controls_that_the_config_no_longer_has_are_not_predicted(mood_model: Te
 def test_a_text_that_moved_to_another_key_is_found_there(mood_model: TextClassifier) -> None:
     moved = mood_model.for_config(MOODS.replace("$text", "$body"))
     assert chosen(moved.predict([{"data": {"body": GOOD[0]}}])[0]) == ["Good"]
+
+
+def test_each_task_is_answered_once_by_a_classifier_that_was_trained_without_it(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    metrics = TextClassifier(label_config=MOODS).train(Listed(MOODS, moods()), run)
+    said = {task: answers["mood"][0]["value"]["choices"] for task, answers in run.reported.items()}
+    assert said.keys() == {one.id for one in moods()}
+    right = [said[one.id] == list(one.majority("mood")) for one in moods()]
+    assert sum(right) / len(right) == pytest.approx(metrics["cv_accuracy"])
 
 
 def test_progress_only_rises_and_ends_at_one(tmp_path: Path) -> None:

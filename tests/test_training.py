@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -48,6 +49,23 @@ class Switchable(CountingModel):
         return made
 
 
+class Validating(Switchable):
+    """It also says what it answers about tasks that it was trained without: what people do, or the contrary."""
+
+    warm = False
+
+    def train(self, data: Any, run: Any) -> dict[str, float] | None:
+        made = super().train(data, run)
+        for example in data:
+            (label,) = example.majority("mood")
+            said = {"good": "bad", "bad": "good"}[label] if type(self).spoiled else label
+            region = {"from_name": "mood", "to_name": "text", "type": "choices", "value": {"choices": [said]}}
+            run.left_out("mood", example.id, [region])
+        if type(self).warm:
+            assert run.previous is None or run.previous.is_dir()
+        return made
+
+
 @contextmanager
 def switchable_services(
     socket: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch, **more: str
@@ -58,7 +76,7 @@ def switchable_services(
         monkeypatch.setenv(name, value)
     made = make_services(Settings.from_environment(environment), timeout_s=5)
     Switchable.during = None
-    Switchable.spoiled = False
+    Switchable.spoiled = Validating.spoiled = Validating.warm = False
     made.redis.flushall()
     yield made
     made.close()
@@ -255,6 +273,66 @@ def test_a_worse_version_is_kept_aside_and_the_old_one_serves_on(services: Servi
     assert services.registry.serving(UID).number == 1
     assert [(one.number, one.status) for one in services.registry.versions(UID)] == [(2, "kept aside"), (1, "serving")]
     assert "worse than what serves: accuracy 0.000 against 1.000" in done.ending
+
+
+@pytest.fixture
+def validating(trainer: Trainer) -> Trainer:
+    trainer._make_model = lambda uid, config, params: Validating(uid, config, extra_params=params)
+    return trainer
+
+
+def test_a_small_project_compares_what_was_answered_about_tasks_that_were_left_out(
+    services: Services, validating: Trainer
+) -> None:
+    annotate(services, *range(1, 41))
+    run(services, validating)
+    annotate(services, *range(41, 51))
+    assert "promoted: not worse than what serves" in run(services, validating).ending
+    Validating.spoiled = True
+    done = run(services, validating)
+    assert (done.status, services.registry.serving(UID).number) == ("succeeded", 2)
+    assert (
+        "kept aside: worse than what serves: accuracy 0.000 against 1.000, better on 0 and worse on 50" in done.ending
+    )
+    assert "of 50 examples, each time trained without them (p = " in done.ending
+    made = services.registry.get(UID, 3).manifest
+    assert (made.metrics.compared_on, len(made.trained_on_ids), made.sizes["held_out"]) == (50, 50, 0)
+
+
+def test_with_fewer_than_thirty_such_tasks_everything_is_promoted(services: Services, validating: Trainer) -> None:
+    annotate(services, *range(1, 30))
+    run(services, validating)
+    Validating.spoiled = True
+    assert "promoted: too few to compare" in run(services, validating).ending
+
+
+def test_once_enough_is_held_out_that_alone_decides(services: Services, validating: Trainer) -> None:
+    annotate(services, *range(1, 151))
+    run(services, validating)
+    run(services, validating)
+    assert services.registry.get(UID, 2).manifest.metrics.compared_on == 30
+
+
+def test_what_began_from_its_parents_weights_has_left_nothing_out(services: Services, validating: Trainer) -> None:
+    annotate(services, *range(1, 41))
+    run(services, validating)
+    Validating.warm = Validating.spoiled = True
+    assert "promoted: too few to compare" in run(services, validating).ending
+    assert services.registry.get(UID, 2).manifest.left_out == ""
+
+
+@pytest.mark.parametrize("damage", ["cut short", "of an older release"])
+def test_without_a_readable_record_of_the_version_that_serves_nothing_is_compared_by_it(
+    services: Services, validating: Trainer, tmp_path: Path, damage: str
+) -> None:
+    annotate(services, *range(1, 41))
+    run(services, validating)
+    path = tmp_path / "versions" / UID / "1" / "manifest.json"
+    manifest = json.loads(path.read_bytes())
+    whole = manifest.pop("left_out")
+    path.write_text(json.dumps(manifest if damage == "of an older release" else {**manifest, "left_out": whole[:-8]}))
+    assert "promoted: too few to compare" in run(services, validating).ending
+    assert services.registry.get(UID, 2).manifest.left_out != ""
 
 
 def test_the_project_may_ask_for_better_versions_only(services: Services, trainer: Trainer) -> None:

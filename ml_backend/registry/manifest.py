@@ -49,6 +49,8 @@ class Promotion:
 class Metrics:
     """Scores by name, of the version and of the one that served then, on ``compared_on`` examples new to both.
 
+    In small projects: new to the models that answered about them, made as the versions were (see `left_out`).
+
     ``information`` holds what decided nothing, such as a cross-validated score.
     """
 
@@ -64,7 +66,8 @@ class Manifest:
 
     ``created_at`` is seconds since the epoch, ``durations`` seconds, ``trained_on`` task ids (see `encode_ids`),
     ``parent`` the number of the version it started from and was compared with, ``sizes`` counts such as examples,
-    ``seq`` how far the project's changes were in the training set (None in versions of older releases).
+    ``seq`` how far the project's changes were in the training set (None in versions of older releases), ``left_out``
+    what its model answered about tasks that it was trained without (see `left_out.encode`; empty in older ones).
     """
 
     number: int = 0
@@ -87,6 +90,7 @@ class Manifest:
     parent: int | None = None
     seed: int = 0
     params: dict[str, Any] = field(default_factory=dict)
+    left_out: str = ""
     schema_version: int = SCHEMA_VERSION
 
     @property

@@ -7,16 +7,18 @@ import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from ml_backend import scores
+from ml_backend import left_out, scores
+from ml_backend.errors import VersionCorrupt
 from ml_backend.predictions.answers import normalised
 from ml_backend.training.snapshot import FileTrainingSet
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     from ml_backend.backend import TrainingBackend
     from ml_backend.examples import Example, Fetch, JsonObject
+    from ml_backend.left_out import Answered, Reported
     from ml_backend.registry import Version
     from ml_backend.settings import PromoteSettings
     from ml_backend.training.snapshot import Line, Written
@@ -41,7 +43,8 @@ class Comparing:
     """Splits a snapshot into what is trained on and what is held out, and compares the result with what serves.
 
     One task in five is held out once that makes enough to compare on; which ones depends on the tasks alone, so the
-    same ones stay unseen from version to version.
+    same ones stay unseen from version to version. Until then versions are compared by what their models answered about
+    tasks that they were trained without, where they report that.
     """
 
     def __init__(
@@ -71,8 +74,27 @@ class Comparing:
         own = frozenset(line.task for line in self.trained)
         return own | self._seen if warm else own
 
-    def outcome(self, candidate: Path, incumbent: Path | None, settings: PromoteSettings) -> Outcome:
-        """Load both versions and score them. An exception of the new one passes through: it blocks the promotion."""
+    def answered(self, reported: Reported, *, warm: bool) -> dict[int, Answered]:
+        """What the new version's model answered about tasks that it was trained without, to be kept with it.
+
+        Nothing of one that began from its parent's weights: these know the tasks.
+        """
+        lines = tuple(line for line in self.trained if line.task in reported)
+        if warm or not lines or len(self.trained) > left_out.LARGEST:
+            return {}
+        return left_out.collected(self._data(self._make_model(), lines), reported)
+
+    def outcome(
+        self,
+        candidate: Path,
+        incumbent: Path | None,
+        settings: PromoteSettings,
+        answered: Mapping[int, Answered] | None = None,
+    ) -> Outcome:
+        """Load both versions and score them; ``answered`` is what `answered` gave.
+
+        An exception of the new one passes through: it blocks the promotion.
+        """
         new = self._make_model().loaded(candidate, "candidate")
         if self._parent is None or incumbent is None:
             own = self._scores(new, self._data(new, self._unseen))
@@ -80,13 +102,27 @@ class Comparing:
             alone = "the first version" if self._damaged is None else f"what served is damaged: {self._damaged}"
             reason = alone if verdict.promote else verdict.reason
             return Outcome(verdict.promote, reason, candidate=own.metrics if own else {}, compared_on=len(self._unseen))
-        comparison = self._compare(new, incumbent)
+        comparison = self._left_out(new, answered or {}) or self._compare(new, incumbent)
         verdict = scores.decide_promotion(settings.when, comparison, min_gain=settings.min_gain)
         if comparison is None:
             return Outcome(verdict.promote, verdict.reason)
         return Outcome(
             verdict.promote, verdict.reason, comparison.candidate, comparison.incumbent, compared_on=comparison.n
         )
+
+    def _left_out(self, new: TrainingBackend, answered: Mapping[int, Answered]) -> scores.Comparison | None:
+        """The comparison of small projects; None where there is a better one, or not enough for this one."""
+        if len(self._fresh) >= scores.COMPARABLE or len(answered) < scores.COMPARABLE or self._parent is None:
+            return None
+        try:
+            before = left_out.decode(self._parent.manifest.left_out)
+        except VersionCorrupt as error:
+            log.warning("%s: %s", self._parent.name, error)
+            return None
+        lines = tuple(line for line in self._written.lines if line.task in answered and line.task in before)
+        data = self._data(new, lines)
+        comparison = left_out.compare(data.controls, data, answered, before)
+        return comparison if comparison is not None and comparison.n >= scores.COMPARABLE else None
 
     def _compare(self, new: TrainingBackend, incumbent: Path) -> scores.Comparison | None:
         data = self._data(new, self._fresh)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from importlib import metadata
 from typing import TYPE_CHECKING, Any, Protocol
 
+from ml_backend import left_out
 from ml_backend.errors import (
     LeaseLost,
     NotTrainable,
@@ -32,13 +33,13 @@ from ml_backend.training.compare import Comparing
 from ml_backend.training.snapshot import FileTrainingSet, Written, write
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from contextlib import AbstractContextManager
     from pathlib import Path
 
     from ml_backend.backend import TrainingBackend
     from ml_backend.event_way import ProjectSettings
-    from ml_backend.examples import Fetch
+    from ml_backend.examples import Fetch, JsonObject
     from ml_backend.registry import Registry, Version
     from ml_backend.runs import Lease, Runs
     from ml_backend.state import State
@@ -73,6 +74,8 @@ class Run:
     report: Callable[[float, str], None]
     warm: bool = field(default=False, init=False)
     """Whether the model asked for its parent's files: what it knows then includes what the parent was trained on."""
+    reported: dict[int, dict[str, list[JsonObject]]] = field(default_factory=dict, init=False, repr=False)
+    """What `left_out` was told."""
     _reported: float = field(default=-1.0, repr=False)
 
     @property
@@ -93,6 +96,10 @@ class Run:
         if now - self._reported >= _PROGRESS_EVERY_S or fraction >= 1:
             self._reported = now
             self.report(fraction, message)
+
+    def left_out(self, control: str, task: int, result: Sequence[JsonObject]) -> None:
+        """Remember what a model that was trained without this task answered about it."""
+        self.reported.setdefault(task, {})[control] = list(result)
 
     def stop_if_asked(self) -> None:
         """Raises `LeaseLost` or `RunCancelled`."""
@@ -233,7 +240,8 @@ class Trainer:
             own = model.train(data, run) or {}
             run.stop_if_asked()
         with self._phase(attempt, "compare", 0.8):
-            outcome = comparing.outcome(files, previous, refit.promote)
+            answered = comparing.answered(run.reported, warm=run.warm)
+            outcome = comparing.outcome(files, previous, refit.promote, answered)
             if refit.serve is not None:
                 outcome = replace(outcome, promote=False, reason=f"version {refit.serve} is pinned; {outcome.reason}")
             run.stop_if_asked()
@@ -264,6 +272,7 @@ class Trainer:
             parent=parent.number if parent is not None else None,
             seed=run.seed,
             params=params,
+            left_out=left_out.encode(answered),
         )
         self._publish(attempt, files, manifest, written)
 
