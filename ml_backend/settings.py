@@ -196,7 +196,10 @@ class Settings(BaseSettings):
         1, ge=1, le=64, description="Processes that make predictions, where they are made in workers."
     )
     predict_deadline: float = Field(
-        80.0, gt=0, description="Seconds after which the rest of a batch stays without predictions."
+        80.0,
+        gt=0,
+        description="Seconds after which the rest of a batch stays without predictions. A web process does not "
+        "interrupt a model's single call or load; with `ML_BACKEND_PREDICT=worker` it does not wait for it either.",
     )
     max_models: int = Field(16, ge=1, description="Models that a web process keeps in memory.")
     train_workers: int = Field(1, ge=1, le=64, description="Processes that train.")

@@ -26,6 +26,8 @@ _FIRST_PART, _LARGEST_PART = 32, 1024
 _PART_BYTES = 1 << 20
 _SLICE_S = 0.5
 _FULL_S = 0.05
+_FULL_FOR_S = 1.0
+"""How long a request waits for a place where too many wait already: it holds a thread that events need."""
 _NOBODY_S = 5.0
 """How long a predict worker may take to come back before a request does without."""
 _CHECK_S = 1.0
@@ -54,6 +56,7 @@ class _Asking:
     deadline: float
     out: dict[str, tuple[int, int]] = field(default_factory=dict)
     alone_since: float | None = None
+    full_since: float | None = None
     lost: int = 0
 
 
@@ -91,7 +94,8 @@ class RemotePredictions:
         deadline_s: float = 80.0,
     ) -> list[list[JsonObject]]:
         """One list of predictions for each task, in order; empty where there is none, where a worker died over it, and
-        for what is not done after ``deadline_s`` seconds. Never raises for what goes wrong elsewhere.
+        for what is not done after ``deadline_s`` seconds, however long a model takes; soon where too many wait already.
+        Never raises for what goes wrong elsewhere.
         """
         question = {"kind": "predict", "uid": uid, "label_config": label_config, "context": context}
         asking = _Asking([[] for _ in tasks], _parts(question, tasks), time.monotonic() + deadline_s)
@@ -154,9 +158,15 @@ class RemotePredictions:
                     if name is None:
                         break
                     asking.out[name] = begin, count
+                    asking.full_since = None
                     waiting = next(asking.parts, None)
                 if not asking.out:
-                    time.sleep(min(_FULL_S, left))  # too many wait
+                    now = time.monotonic()
+                    asking.full_since = asking.full_since or now
+                    if now - asking.full_since >= _FULL_FOR_S:
+                        log.warning("too many predictions are waited for: the predict workers cannot keep up")
+                        break
+                    time.sleep(min(_FULL_S, left))
                 elif not self._collect(asking, min(_SLICE_S, left)) and self._is_hopeless(asking):
                     break
         finally:
