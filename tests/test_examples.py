@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import skops.io
+from skops.io.exceptions import UntrustedTypesFoundException
 
 from ml_backend.models import find_model
 from ml_backend.testing import labelled, trained
@@ -67,6 +69,17 @@ def test_scikit_learn(tmp_path: Path) -> None:
     answers = model.predict(TASKS)
     assert chosen(answers) == ["good", "bad"]
     assert all(0 <= answer["score"] <= 1 for answer in answers)
+
+
+class Foreign:
+    """A type that nobody vouched for."""
+
+
+def test_scikit_learn_reads_no_file_with_a_type_that_nobody_vouched_for(tmp_path: Path) -> None:
+    model = trained(find_model(str(EXAMPLES / "sklearn_text.py")), CONFIG, annotated(), tmp_path)
+    skops.io.dump(Foreign(), tmp_path / "pipeline.skops")
+    with pytest.raises(UntrustedTypesFoundException, match="Foreign"):
+        model.load(tmp_path)
 
 
 class _Model(http.server.BaseHTTPRequestHandler):
