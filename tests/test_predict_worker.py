@@ -270,14 +270,19 @@ def test_a_model_that_never_comes_back_costs_a_request_no_more_than_its_deadline
     desk = Desk(client)
     client.zadd("mlb:web", {"stuck": time.time() + 60})
     taken: list[object] = []
-    worker = threading.Thread(target=lambda: taken.append(desk.take("stuck", 20)))
+
+    def take() -> None:
+        while not taken:
+            taken.extend(filter(None, [desk.take("stuck", 1)]))
+
+    worker = threading.Thread(target=take, daemon=True)
     worker.start()
     began = time.monotonic()
-    assert RemotePredictions(server(client, store), desk).predict(UID, tasks("a"), PARROTS, deadline_s=1.5) == [[]]
+    assert RemotePredictions(server(client, store), desk).predict(UID, tasks("a"), PARROTS, deadline_s=4) == [[]]
     took = time.monotonic() - began
-    worker.join()
-    assert taken[0] is not None, "a worker had it all the while"
-    assert 1.4 < took < 20
+    worker.join(10)
+    assert taken, "a worker had it all the while"
+    assert 3.9 < took < 30
 
 
 def test_a_question_whose_time_is_up_is_not_answered(client: redis.Redis) -> None:
