@@ -556,11 +556,10 @@ def test_batches_shrink_where_storing_is_slow_and_grow_where_it_is_fast() -> Non
         fast.stored(fast.size, 0.4)
     assert fast.size == 200
     for _ in range(9):
-        slow.stored(slow.size, 0.6)
+        slow.stored(slow.size, 0.006 * slow.size)
     assert slow.size == pytest.approx(133, abs=1), "so many take 0.8 s"
-    slow.stored(slow.size, 3.0)
     for _ in range(9):
-        slow.stored(slow.size, 3.0)
+        slow.stored(slow.size, 0.03 * slow.size)
     assert slow.size == 100, "smaller ones would cost more than they spare"
 
 
