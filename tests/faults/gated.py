@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,11 +43,13 @@ GATES = (
 the files, the manifest and the alias, before and after its end is written."""
 
 
-_LOADED_IN = os.getpid()
+_SPAWNED_HORSE = Path(sys.argv[0]).parent.name == "worker"
+"""Whether this is ``python -m ml_backend.worker``. A forked horse is a copy of a process that is something else."""
+_NO_HORSE = None if _SPAWNED_HORSE else os.getpid()
 
 
 def gate(name: str) -> None:
-    if os.getpid() == _LOADED_IN:
+    if os.getpid() == _NO_HORSE:
         return  # the worker, which speaks for a dead horse
     folder = Path(os.environ["TEST_GATES"])
     with (folder / "journal").open("a") as journal:
@@ -117,7 +120,7 @@ def _gate_phases() -> None:
 
 
 def _put_gates() -> None:
-    """Only in processes that the test started for this; each horse begins as a copy of its worker."""
+    """Only in processes that the test started for this; a horse begins as a copy of its worker, or anew (spawned)."""
     _gate_phases()
     _gated(Runs, "start", after="started")
     _gated(Runs, "finish", before="finish", after="finished")
