@@ -126,15 +126,15 @@ class Clock:
         """Whether a held `START_TRAINING` stands: no annotation followed it, or the policy says so (fact 12)."""
         if click:
             self._runs.request(project.uid, trigger=CLICK, reason="Start Training", due=now, click=True, now=now)
-            self._say(project.uid, "train", "Start Training", now)
+            self._say(project.uid, "train", "Start Training", now, run=waiting.id)
             return True
         decision = self._policy(project, now)
         if isinstance(decision, policy.Train):
-            self._say(project.uid, "train", decision.reason, now)
+            self._say(project.uid, "train", decision.reason, now, run=waiting.id)
             return True
         reason = f"sent by Label Studio's own counter, not by a click; {decision.reason}"
         self._runs.cancel(waiting.id, now, reason)
-        self._say(project.uid, "wait", reason, now)
+        self._say(project.uid, "wait", reason, now, run=waiting.id)
         self._mark_reached(project, decision, now)
         return False
 
@@ -143,8 +143,9 @@ class Clock:
         project = self._mark_outdated(project)
         decision = self._policy(project, now)
         if isinstance(decision, policy.Train):
-            if self._runs.request_if_free(uid, trigger="policy", reason=decision.reason, now=now) is not None:
-                self._say(uid, "train", decision.reason, now)
+            asked = self._runs.request_if_free(uid, trigger="policy", reason=decision.reason, now=now)
+            if asked is not None:
+                self._say(uid, "train", decision.reason, now, run=asked.id)
                 self._dispatch(uid, now)
             return now + IDLE_S
         self._say(uid, "wait" if isinstance(decision, policy.Wait) else "nothing", decision.reason, now)
@@ -182,13 +183,15 @@ class Clock:
         job = self._runs.dispatch(uid, now, self._jobs.is_queued)
         if job is not None:
             self._jobs.enqueue_run(uid, job.run_id, job.enqueue, timeout_s=self._run_timeout, front=job.front)
-            log.info("project %s run %s: due, handed to the training workers", uid, job.run_id)
+            run = self._runs.get(job.run_id)
+            why = f" (asked for by {run.trigger}: {run.reason})" if run is not None else ""
+            log.info("project %s run %s: due%s, handed to the training workers", uid, job.run_id, why)
 
-    def _say(self, uid: str, kind: str, reason: str, now: float) -> None:
+    def _say(self, uid: str, kind: str, reason: str, now: float, *, run: str = "") -> None:
         """Keep a decision for people, when it is not the one before with other numbers."""
         shape = f"{kind} {''.join(letter for letter in reason if not letter.isdigit())}"
         if kind in {"wait", "nothing"} and self._last.get(uid) == shape:
             return
         self._last[uid] = shape
-        log.info("project %s: %s: %s", uid, kind, reason)
+        log.info("project %s%s: %s: %s", uid, f" run {run}" if run else "", kind, reason)
         self._state.decided(uid, kind, reason, now)

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Literal
 
 from ml_backend import lifeline
 from ml_backend.errors import LeaseLost, RunCancelled, Unavailable
+from ml_backend.logs import set_up_logs
 from ml_backend.runs import Lease, Runs
 
 if TYPE_CHECKING:
@@ -128,6 +129,7 @@ class LeaseKeeper:
             "flags": shared.fileno(),
             "trainer": os.getpid(),
             "grace_s": self._grace_s,
+            "log_level": logging.getLevelName(log.getEffectiveLevel()),
         }
         process = subprocess.Popen(
             [sys.executable, "-P", "-m", "ml_backend.lease"], stdin=subprocess.PIPE, pass_fds=(shared.fileno(),)
@@ -220,6 +222,7 @@ class _Watch:
 
 def _main() -> None:
     orders = json.load(sys.stdin)
+    set_up_logs(orders["log_level"])
     open_runs = pkgutil.resolve_name(orders["open_runs"])
     with mmap.mmap(orders["flags"], mmap.PAGESIZE) as flags:
         _Watch(Lease(**orders["lease"]), open_runs, flags, orders["trainer"], orders["grace_s"]).run()

@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from types import FrameType
 
-from ml_backend import lifeline
+from ml_backend import exit_status, lifeline
 
 HOPELESS = 78
 """Exit status (EX_CONFIG) of a child for which another try would end the same way: it is not started again."""
@@ -254,9 +254,9 @@ class _Child:
             self._process, self.ready, self._kill_at = None, False, now + _SWEEP_S
             _send_group(self._group, signal.SIGTERM)
             if self._stopping:
-                self._log.info("%s ended: %s", self.spec.name, _in_words(status))
+                self._log.info("%s ended: %s", self.spec.name, exit_status.short(status))
             else:
-                self._failed(f"ended: {_in_words(status)}", now, status)
+                self._failed(f"ended: {exit_status.short(status)}", now, status)
         if self._process is None and self._group is not None:
             if not _group_exists(self._group):
                 self._group = None
@@ -326,15 +326,6 @@ def _signals() -> Iterator[_Signals]:
             signal.signal(signum, handler)
         os.close(readable)
         os.close(writable)
-
-
-def _in_words(status: int) -> str:
-    if status >= 0:
-        return f"exit status {status}"
-    try:
-        return f"killed by {signal.Signals(-status).name}"
-    except ValueError:
-        return f"killed by signal {-status}"
 
 
 def _waited_for(pid: int) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from ml_backend.runs import Runs
     from ml_backend.state.syncing import SyncKind
     from ml_backend.sync import Syncs
+
+
+log = logging.getLogger(__name__)
 
 
 class Orders:
@@ -48,6 +52,7 @@ class Orders:
             raise BadInput("project", "is not connected any more: nothing is trained for it", status=409)
         now = self._runs.time()
         asked = self._runs.request(uid, trigger=CLICK, reason=by, due=now, click=True, now=now)
+        log.info("project %s run %s: asked for %s%s", uid, asked.id, by, ", joined" if asked.joined else "")
         return views.Asked(run=self._overview.run(asked.id), joined=asked.joined, held=asked.held)
 
     def cancel(self, run_id: str, by: str) -> views.Cancelled:
@@ -56,6 +61,7 @@ class Orders:
         found = self._runs.get(run_id)
         if outcome is None or found is None:
             raise BadInput("run", "is not known, or no longer", status=404)
+        log.info("project %s run %s: to be cancelled %s: %s", found.uid, found.id, by, outcome)
         return views.Cancelled(run=run_view(found), outcome=outcome)
 
     def sync(self, uid: str, kind: SyncKind, by: str) -> views.Sync:
@@ -67,6 +73,7 @@ class Orders:
             self._syncs.order(uid, kind, by, self._clock())
         except SettingsError as error:
             raise BadInput("sync", str(error), status=409) from None
+        log.info("project %s: sync: %s, asked for %s", uid, kind, by)
         return self._overview.sync(uid)
 
     def promote(self, uid: str, number: int, by: str) -> views.Moved:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from ml_backend.errors import ModelError
+from ml_backend.exit_status import in_words
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -157,14 +158,7 @@ class PlainProcess:
             return "its process does not answer any more"
         finally:
             self.close()
-        if status >= 0:
-            return f"its process ended with exit status {status}"
-        with contextlib.suppress(ValueError):
-            name = signal.Signals(-status).name
-            return f"its process was killed by {name}" + (
-                ", most likely for want of memory" if -status == signal.SIGKILL else ""
-            )
-        return f"its process was killed by signal {-status}"
+        return f"its process {in_words(status)}"
 
 
 def _end(process: subprocess.Popen[bytes], channel: socket.socket) -> None:

@@ -17,7 +17,8 @@ from ml_backend.label_config import config_hash
 from ml_backend.plain.model import NOTE, PlainBackend, hello
 from ml_backend.plain.process import PlainDied, PlainFailed, PlainProcess
 from ml_backend.registry import Manifest, Promotion
-from ml_backend.training.run import Attempt, Run, Trainer, libraries
+from ml_backend.training.attempt import Attempt, Run
+from ml_backend.training.run import Trainer, libraries
 from ml_backend.uids import id_of
 
 if TYPE_CHECKING:
@@ -87,12 +88,12 @@ class PlainTrainer(Trainer):
             return hello(model, {"uid": uid, "params": params, "output": self._kept.output(uid)})
 
         with _Helper(told, run) as helper:
-            with self._phase(attempt, "train", 0.05):
+            with attempt.phase("train", 0.05):
                 while (event := self._kept.first(uid)) is not None:
-                    self._progress(attempt, "train", 0.1, f"{event.action}, {self._kept.waiting(uid)} wait")
+                    attempt.progress("train", 0.1, f"{event.action}, {self._kept.waiting(uid)} wait")
                     self._see(attempt, fits, helper, event, snapshot)
                 if asked:
-                    self._progress(attempt, "train", 0.7, CLICK)
+                    attempt.progress("train", 0.7, CLICK)
                     self._start_training(attempt, fits, helper, snapshot)
             news = fits.left or (first and not fits.errors)
             if news:
@@ -199,15 +200,15 @@ class PlainTrainer(Trainer):
             # An event is seen once and never again: waiting longer and longer before the next would help nobody.
             if mode == "policy":
                 attempt.trained_size = None
-            self._ended(attempt)
+            attempt.tell_policy()
             reason = fits.reason()
-            self._finish(attempt, "failed", reason, error=reason, trace=fits.trace, counts=mode == "policy")
+            attempt.finish("failed", reason, error=reason, trace=fits.trace, counts=mode == "policy")
             return
-        self._ended(attempt)
+        attempt.tell_policy()
         if fits.done:
-            self._finish(attempt, "succeeded", f"{fits.done} calls of fit left nothing new behind: what serves goes on")
+            attempt.finish("succeeded", f"{fits.done} calls of fit left nothing new behind: what serves goes on")
         else:
-            self._finish(attempt, "cancelled", "nothing waits for fit: a run before this one saw it")
+            attempt.finish("cancelled", "nothing waits for fit: a run before this one saw it")
 
     def _make_version(
         self,
@@ -229,7 +230,7 @@ class PlainTrainer(Trainer):
         reason = "before the first fit" if first else "after calls of fit in an earlier run"
         if fits.done:
             reason = f"after {fits.done} calls of fit"
-        with self._phase(attempt, "publish", 0.9):
+        with attempt.phase("publish", 0.9):
             number = self._registry.new_number(uid)
             manifest = Manifest(
                 name=f"{own_name(fits.version)}-{number}",
@@ -246,9 +247,8 @@ class PlainTrainer(Trainer):
                 libraries=libraries(),
                 params=params,
             )
-            version = self._registry.publish(
-                uid, number, files, manifest, lambda: self._runs.check(lease), now=self._runs.time()
-            )
+            version = self._registry.publish(uid, number, files, manifest, attempt.may_publish, now=self._runs.time())
+            attempt.version = version.name
         self._kept.served(lease)
         self._conclude(attempt, version, failure=fits.reason() if fits.errors else "", trace=fits.trace)
 

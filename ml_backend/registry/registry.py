@@ -102,8 +102,8 @@ class Registry:
         """Store the files of ``directory`` as version ``number``; it exists once its manifest does, and not before.
 
         ``manifest`` holds what the run knows; number, files and time are filled in, and the name where it has none of
-        its own (which must hold the number: names are unique). ``lease_check`` is asked
-        before each file and right before the manifest. Raises `LeaseLost` when it says no, `ModelError` for files
+        its own (which must hold the number: names are unique). ``lease_check`` is asked before each file and right
+        before the manifest; what it raises comes through. Raises `LeaseLost` when it says no, `ModelError` for files
         that a version cannot hold, `RegistryError` when the number is taken, `StoreUnavailable` (a full disk, for
         instance): nothing is visible then, and what was written is removed.
         """

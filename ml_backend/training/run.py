@@ -6,12 +6,10 @@ import hashlib
 import logging
 import platform
 import shutil
-import time
 import traceback
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from importlib import metadata
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from ml_backend import left_out
 from ml_backend.errors import (
@@ -29,17 +27,18 @@ from ml_backend.errors import (
 from ml_backend.label_config import config_hash
 from ml_backend.registry import Manifest, Metrics, Promotion, encode_ids
 from ml_backend.state import Snapshot
+from ml_backend.training.attempt import Attempt, Keeper, Run
 from ml_backend.training.compare import Comparing
 from ml_backend.training.snapshot import FileTrainingSet, Written, write
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Mapping
     from contextlib import AbstractContextManager
     from pathlib import Path
 
     from ml_backend.backend import TrainingBackend
     from ml_backend.event_way import ProjectSettings
-    from ml_backend.examples import Fetch, JsonObject
+    from ml_backend.examples import Fetch
     from ml_backend.registry import Registry, Version
     from ml_backend.runs import Lease, Runs
     from ml_backend.state import State
@@ -47,66 +46,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _LIBRARIES = ("label-studio-refit", "scikit-learn", "numpy", "torch", "transformers", "spacy", "ultralytics")
-_PROGRESS_EVERY_S = 0.25
-
-
-class Keeper(Protocol):
-    """Keeps the lease of a run alive while it trains, and hears of its end."""
-
-    @property
-    def cancelled(self) -> bool:
-        """Somebody cancelled the run."""
-
-    @property
-    def lost(self) -> bool:
-        """The lease is lost: nothing may be published."""
-
-
-@dataclass
-class Run:
-    """The `TrainingRun` that `train` gets."""
-
-    directory: Path
-    parent: Path | None
-    params: Mapping[str, Any]
-    seed: int
-    keeper: Keeper
-    report: Callable[[float, str], None]
-    warm: bool = field(default=False, init=False)
-    """Whether the model asked for its parent's files: what it knows then includes what the parent was trained on."""
-    reported: dict[int, dict[str, list[JsonObject]]] = field(default_factory=dict, init=False, repr=False)
-    """What `left_out` was told."""
-    _reported: float = field(default=-1.0, repr=False)
-
-    @property
-    def previous(self) -> Path | None:
-        """The verified files of the parent version."""
-        self.warm = self.parent is not None
-        return self.parent
-
-    @property
-    def cancelled(self) -> bool:
-        """Whether the run should stop."""
-        return self.keeper.cancelled or self.keeper.lost
-
-    def progress(self, fraction: float, message: str = "") -> None:
-        """Say how far it is; at most a few times a second reach Redis. Raises `RunEnded` when the run must stop."""
-        self.stop_if_asked()
-        now = time.monotonic()
-        if now - self._reported >= _PROGRESS_EVERY_S or fraction >= 1:
-            self._reported = now
-            self.report(fraction, message)
-
-    def left_out(self, control: str, task: int, result: Sequence[JsonObject]) -> None:
-        """Remember what a model that was trained without this task answered about it."""
-        self.reported.setdefault(task, {})[control] = list(result)
-
-    def stop_if_asked(self) -> None:
-        """Raises `LeaseLost` or `RunCancelled`."""
-        if self.keeper.lost:
-            raise LeaseLost("the lease of this run is lost")
-        if self.keeper.cancelled:
-            raise RunCancelled("cancelled")
 
 
 class Trainer:
@@ -162,32 +101,44 @@ class Trainer:
             shutil.rmtree(left, ignore_errors=True)
 
     def _carry_out(self, lease: Lease, keeper: Keeper, directory: Path) -> None:
-        attempt = Attempt(lease, keeper, time.monotonic())
+        attempt = Attempt(lease, keeper, self._runs, self._state)
         try:
-            self._train(attempt, directory)
+            self._train_in_time(attempt, directory)
         except NotTrainable as error:
-            self._ended(attempt)
-            self._finish(attempt, "failed", f"nothing to train yet: {error}", counts=False)
+            attempt.tell_policy()
+            attempt.finish("failed", f"nothing to train yet: {error}", counts=False)
         except WorkerStopping:
             self._runs.hand_back(lease, "its worker was asked to stop", self._runs.time())
             log.warning("%s: handed back, its worker was asked to stop", attempt)
         except LeaseLost as error:
             log.warning("%s: %s; nothing is published", attempt, error)
         except RunCancelled:
-            self._ended(attempt)
-            self._finish(attempt, "cancelled", "cancelled")
+            attempt.tell_policy()
+            attempt.finish("cancelled", "cancelled")
         except RunTimedOut as error:
-            self._ended(attempt)
-            self._finish(attempt, "failed", str(error), error=str(error), trace=traceback.format_exc())
+            attempt.tell_policy()
+            attempt.finish("failed", str(error), error=str(error), trace=traceback.format_exc())
         except Unavailable:
             raise
         except RunEnded as error:
-            self._finish(attempt, "cancelled", str(error))
+            attempt.finish("cancelled", str(error))
         except Exception as error:
             log.exception("%s: failed", attempt)
-            self._ended(attempt)
+            attempt.tell_policy()
             said = f"{type(error).__name__}: {error}"[:500]
-            self._finish(attempt, "failed", said, error=said, trace=traceback.format_exc())
+            attempt.finish("failed", said, error=said, trace=traceback.format_exc())
+
+    def _train_in_time(self, attempt: Attempt, directory: Path) -> None:
+        """Train; a time limit that is reached when the version is there already comes too late to fail the run."""
+        try:
+            self._train(attempt, directory)
+        except RunTimedOut:
+            made = self._version_of(attempt.lease)
+            if made is None or self._runs.ended_by(attempt.lease):
+                raise
+            log.warning("%s: its time is over, and %s is published: only its end is left", attempt, made.name)
+            attempt.trained_size = made.manifest.sizes.get("annotations", 0)
+            self._conclude(attempt, made)
 
     def _train(self, attempt: Attempt, directory: Path) -> None:
         lease = attempt.lease
@@ -196,9 +147,9 @@ class Trainer:
             self._resume(attempt, published)
             return
         if self._before is not None:
-            with self._phase(attempt, "sync", 0.0):
+            with attempt.phase("sync", 0.0):
                 self._before(uid)
-        with self._phase(attempt, "snapshot", 0.02):
+        with attempt.phase("snapshot", 0.02):
             project = self._state.load(uid)
             if project is None:
                 raise NotTrainable("the project is not known any more")
@@ -226,7 +177,7 @@ class Trainer:
             params=params,
             seed=int.from_bytes(hashlib.sha256(lease.run_id.encode()).digest()[:4], "big"),
             keeper=attempt.keeper,
-            report=lambda fraction, message: self._progress(attempt, "train", 0.05 + 0.75 * fraction, message),
+            report=lambda fraction, message: attempt.progress("train", 0.05 + 0.75 * fraction, message),
         )
         data = FileTrainingSet(
             written,
@@ -236,10 +187,10 @@ class Trainer:
             changed=snapshot.changed if parent is not None else None,
             fetch=fetch,
         )
-        with self._phase(attempt, "train", 0.05):
+        with attempt.phase("train", 0.05):
             own = model.train(data, run) or {}
             run.stop_if_asked()
-        with self._phase(attempt, "compare", 0.8):
+        with attempt.phase("compare", 0.8):
             answered = comparing.answered(run.reported, warm=run.warm)
             outcome = comparing.outcome(files, previous, refit.promote, answered)
             if refit.serve is not None:
@@ -288,18 +239,15 @@ class Trainer:
 
     def _publish(self, attempt: Attempt, files: Path, manifest: Manifest, written: Written) -> None:
         lease, uid = attempt.lease, attempt.lease.uid
-        with self._phase(attempt, "publish", 0.9):
-            if self._runs.look(lease).cancelled:  # the keeper hears of it a moment later
-                raise RunCancelled("cancelled")
+        with attempt.phase("publish", 0.9):
             # A trainer that lost its lease between the last look and the last write may have come to its end meanwhile.
             published = self._published_before(lease)
             if published is not None:
                 self._resume(attempt, published)
                 return
             number = self._registry.new_number(uid)
-            version = self._registry.publish(
-                uid, number, files, manifest, lambda: self._runs.check(lease), now=self._runs.time()
-            )
+            version = self._registry.publish(uid, number, files, manifest, attempt.may_publish, now=self._runs.time())
+            attempt.version = version.name
         attempt.trained_size = written.annotations
         self._conclude(attempt, version)
 
@@ -312,7 +260,7 @@ class Trainer:
         promoted, why = version.manifest.promotion.promoted, version.manifest.promotion.reason
         attempt.version = version.name
         if promoted:
-            with self._phase(attempt, "promote", 0.97):
+            with attempt.phase("promote", 0.97):
                 try:
                     version = self._registry.promote(
                         uid,
@@ -323,21 +271,24 @@ class Trainer:
                     )
                 except PromotionRefused as error:
                     promoted, why = False, str(error)
-        self._ended(attempt)
+        attempt.tell_policy()
         kind = "promoted" if promoted else "kept aside"
         reason = f"{version.name} {kind}: {why}"
         self._state.decided(uid, kind, reason, self._runs.time())
         if failure:
-            self._finish(attempt, "failed", failure, error=failure, trace=trace, counts=False)
+            attempt.finish("failed", failure, error=failure, trace=trace, counts=False)
         else:
-            self._finish(attempt, "succeeded", reason)
+            attempt.finish("succeeded", reason)
         if promoted and self._promoted is not None:
             self._promoted(uid, version)
 
     def _published_before(self, lease: Lease) -> Version | None:
         """The version that an earlier attempt of this run published before it died: no run publishes two."""
-        run = self._runs.get(lease.run_id) if lease.attempt > 1 else None
-        if run is None:
+        return self._version_of(lease) if lease.attempt > 1 else None
+
+    def _version_of(self, lease: Lease) -> Version | None:
+        """The version that this run has published."""
+        if (run := self._runs.get(lease.run_id)) is None:
             return None
         for version in self._registry.versions(lease.uid):
             made = version.manifest
@@ -361,86 +312,6 @@ class Trainer:
         if lease.click and self._state.snapshot(lease.uid).seq > seen.seq:
             now = self._runs.time()
             self._runs.request(lease.uid, trigger=lease.trigger, reason=lease.reason, due=now, click=True, now=now)
-
-    # --- reporting ----------------------------------------------------------------------------------------------------
-
-    @contextmanager
-    def _phase(self, attempt: Attempt, name: str, fraction: float) -> Iterator[None]:
-        began = time.monotonic()
-        if attempt.keeper.lost:
-            raise LeaseLost("the lease of this run is lost")
-        self._progress(attempt, name, fraction, "")
-        yield
-        attempt.durations[name] = round(time.monotonic() - began, 3)
-        log.info("%s: %s took %.2f s", attempt, name, attempt.durations[name])
-
-    def _progress(self, attempt: Attempt, phase: str, fraction: float, message: str) -> None:
-        try:
-            held = self._runs.progress(attempt.lease, phase, fraction, message, self._runs.time())
-        except Unavailable as error:
-            # Whether a Redis that is away ends the run is for the keeper to decide: it may be back in a second.
-            log.warning("%s: its progress cannot be reported: %s", attempt, error)
-            return
-        if not held:
-            raise LeaseLost("the lease of this run is lost")
-
-    def _ended(self, attempt: Attempt) -> None:
-        """Tell the policy what this attempt saw, before the run ends and the clock decides again."""
-        if attempt.snapshot is None:
-            return
-        self._state.attempted(
-            attempt.lease.uid,
-            attempt.snapshot,
-            self._runs.time(),
-            seconds=time.monotonic() - attempt.began,
-            trained_size=attempt.trained_size,
-            config_hash=config_hash(attempt.snapshot.label_config),
-        )
-
-    def _finish(
-        self,
-        attempt: Attempt,
-        outcome: Any,  # noqa: ANN401 - one of the words of Runs.finish
-        reason: str,
-        *,
-        error: str = "",
-        trace: str = "",
-        counts: bool = True,
-    ) -> None:
-        held = self._runs.finish(
-            attempt.lease,
-            outcome,
-            reason=reason,
-            error=error,
-            traceback=trace,
-            details={"durations": attempt.durations, "version": attempt.version, "annotations": attempt.trained_size},
-            counts=counts,
-            now=self._runs.time(),
-        )
-        if not held:
-            log.warning("%s: its lease is lost, its end is not written: %s: %s", attempt, outcome, reason)
-            return
-        log.info("%s: %s: %s", attempt, outcome, reason)
-        if outcome != "succeeded":
-            self._state.decided(attempt.lease.uid, outcome, reason, self._runs.time())
-
-
-@dataclass
-class Attempt:
-    """One attempt of a run, as far as it has come."""
-
-    lease: Lease
-    keeper: Keeper
-    began: float
-    snapshot: Snapshot | None = None
-    trained_size: int | None = None
-    version: str = ""
-    durations: dict[str, float] = field(default_factory=dict)
-
-    def __str__(self) -> str:
-        """How a line of the log begins."""
-        version = f" version {self.version}" if self.version else ""
-        return f"project {self.lease.uid} run {self.lease.run_id}{version}"
 
 
 def _nothing(written: Written) -> str:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-import signal
 from typing import TYPE_CHECKING
 
 from ml_backend.errors import Unavailable
+from ml_backend.exit_status import in_words
 from ml_backend.worker.horse import DONE, INTERRUPTED
 
 if TYPE_CHECKING:
@@ -93,13 +93,3 @@ class RunWatch:
         except (Unavailable, ValueError):
             return None
         return run.attempts if run is not None else None
-
-
-def in_words(status: int | None) -> str:
-    """What became of a process, from its exit status; None where nobody knows."""
-    if status is None:
-        return "ended in an unknown way"
-    if status >= 0:
-        return f"ended with exit status {status}"
-    name = signal.Signals(-status).name if -status in set(signal.Signals) else f"signal {-status}"
-    return f"was killed by {name}" + (", most likely for want of memory" if status == -signal.SIGKILL else "")
