@@ -24,6 +24,7 @@ class TrainingState:
     ``changed``: annotations changed since the last training (a set's size: the same one twice counts once).
     ``seq`` moves with every stored change; ``attempted_seq`` is its value when the last attempt took its snapshot.
     ``threshold_at``: when the threshold was first seen reached; None while it is not.
+    ``recent_starts``: of automatic trainings; those that somebody clicked for do not count.
     """
 
     useful: int = 0

@@ -53,7 +53,7 @@ class RetrainSettings(_Strict):
         description="Seconds between the end of a training and the next; as long as the last one took, if not set.",
     )
     max_runs_per_day: int | None = Field(
-        None, ge=1, description="Automatic trainings in 24 hours; no limit, if not set."
+        None, ge=1, description="Automatic trainings in 24 hours, not counting Start Training; no limit, if not set."
     )
     max_staleness: float | None = Field(
         None,

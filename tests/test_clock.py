@@ -10,7 +10,7 @@ import pytest
 
 from ml_backend.clock import IDLE_S
 from ml_backend.errors import Unavailable
-from ml_backend.policy import Train, TrainingState, decide
+from ml_backend.policy import DAY_S, Train, TrainingState, decide
 from ml_backend.settings import RetrainSettings
 from tests.modelled import CONFIG, ModelLabelStudio
 from tests.pace import TICK_S, Pace
@@ -137,6 +137,30 @@ def test_stale_changes_force_a_run_when_that_is_set(valkey: redis.Redis) -> None
     pace.wait(99)
     assert pace.queued == 0
     pace.wait(3)
+    assert pace.queued == 1
+
+
+def test_automatic_trainings_of_a_day_are_bounded_and_clicks_neither_count_nor_wait(valkey: redis.Redis) -> None:
+    pace = trained(Pace(valkey, retrain=RetrainSettings(max_runs_per_day=2)))
+    for _ in range(3):
+        pace.hear(pace.studio.click())
+        pace.wait(TICK_S)
+        pace.succeed(pace.start())
+    pace.submit(10)
+    pace.wait(4)
+    pace.succeed(pace.start())
+    pace.submit(10)
+    pace.wait(60)
+    assert pace.queued == 0
+    assert pace.reasons[0].endswith("2 of 2 automatic trainings in 24 hours are used")
+    pace.hear(pace.studio.click())
+    pace.wait(TICK_S)
+    pace.succeed(pace.start())
+    pace.submit(10)
+    pace.studio.now_us += round((DAY_S - 120) * 1e6)
+    pace.wait(4)
+    assert pace.queued == 0
+    pace.wait(120)
     assert pace.queued == 1
 
 

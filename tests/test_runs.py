@@ -432,6 +432,13 @@ class TestEnds:
         assert runs.started_since(UID, NOW - 60) == 1
         assert runs.started_since(UID, NOW + 60) == 0
 
+    def test_a_run_that_somebody_clicked_for_does_not_count_for_the_day(self, runs: Runs) -> None:
+        finished = begin(runs, click=True)
+        runs.finish(finished, "succeeded", reason="fine", now=NOW)
+        assert runs.started_since(UID, NOW - 60) == 0
+        begin(runs)
+        assert runs.started_since(UID, NOW - 60) == 1
+
 
 class TestCancelling:
     def test_a_waiting_run_is_cancelled_at_once(self, runs: Runs) -> None:

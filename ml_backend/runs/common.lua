@@ -8,7 +8,7 @@
 --   5 P:run-seq   string  the number of the newest run
 --   6 P:paused    string  why nothing starts by itself; absent = not paused
 --   7 P:runs      hash    failures in a row, and id, status and times of the run that ended last
---   8 P:starts    zset    run id -> its first start, one day back
+--   8 P:starts    zset    id of a run that nobody clicked for -> its first start, one day back
 --   9 P:totals    hash    how many runs ended so, and their seconds: 'runs|<status>', 'seconds|<status>'
 --   10 mlb:due    zset    uid -> when the clock must look again
 -- ARGV, the same for every script: 1 uid, 2 prefix of the run records (mlb:run:), 3 now; a script's own begin at 4.

@@ -286,7 +286,7 @@ class Runs:
         }
 
     def started_since(self, uid: str, since: float) -> int:
-        """Count the runs that started after `since` (at most a day back); a retried run counts once."""
+        """Count the automatic runs that started after `since` (at most a day back); a retried run counts once."""
         with answering():
             return self._redis.zcount(self._key(uid, "starts"), since, "+inf")
 

@@ -27,7 +27,9 @@ else
     attempt = redis.call('HINCRBY', record(id), 'attempts', 1)
     redis.call('HSET', record(id), 'status', 'started', 'started', NOW, 'updated', NOW, 'worker', worker,
         'token', token, 'nonce', nonce, 'phase', 'starting', 'fraction', '0', 'message', '')
-    redis.call('ZADD', STARTS, 'NX', NOW, id)
+    if waiting[3] ~= '1' then -- a person's wish uses up nothing of what the policy may do in a day
+        redis.call('ZADD', STARTS, 'NX', NOW, id)
+    end
     redis.call('ZREMRANGEBYSCORE', STARTS, '-inf', string.format('%.6f', tonumber(NOW) - 24 * 3600))
     look_at(expires)
 end
