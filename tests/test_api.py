@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 import time
 from typing import TYPE_CHECKING, Any
@@ -171,6 +172,20 @@ def test_a_waiting_run_is_cancelled_at_once_and_a_training_one_is_told(api: Api,
     services.runs.start(UID, run_id, "worker", now)
     assert api.post(f"/runs/{run_id}/cancel", status=202)["outcome"] == "cancelling"
     assert api.get(f"/runs/{run_id}")["cancelling"] is True
+
+
+def test_every_order_leaves_a_line_in_the_log(api: Api, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        run = api.post(f"/projects/{UID}/runs", status=202)["run"]["id"]
+        api.post(f"/projects/{UID}/runs", status=202)
+        api.post(f"/runs/{run}/cancel", status=202)
+        api.post(f"/projects/{UID}/sync", {"kind": "complete"}, status=202)
+    assert [line for line in caplog.messages if line.startswith(f"project {UID}")] == [
+        f"project {UID} run {run}: asked for through the API",
+        f"project {UID} run {run}: asked for through the API, joined",
+        f"project {UID} run {run}: to be cancelled through the API: cancelled",
+        f"project {UID}: sync: complete, asked for through the API",
+    ]
 
 
 def test_promote_and_roll_back_move_what_serves_and_leave_a_reason(api: Api, services: Services) -> None:

@@ -54,6 +54,16 @@ def test_at_the_threshold_a_run_is_handed_over_after_the_quiet_period(pace: Pace
     assert pace.reasons[0] == "train: 10 annotations, 10 start the first training"
 
 
+def test_the_logs_line_of_a_decision_to_train_names_its_run(pace: Pace, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        pace.submit(10)
+        pace.wait(2.4)
+    begin = f"project {pace.uid} run {pace.waiting}: "
+    assert begin + "train: 10 annotations, 10 start the first training" in caplog.messages
+    why = "asked for by policy: 10 annotations, 10 start the first training"
+    assert begin + f"due ({why}), handed to the training workers" in caplog.messages
+
+
 def test_every_new_annotation_prolongs_the_quiet_period(pace: Pace) -> None:
     pace.submit(10)
     pace.wait(1.8)

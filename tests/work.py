@@ -130,4 +130,4 @@ if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(process)d %(name)s %(message)s", stream=sys.stderr)
     spawned = os.environ["TEST_METHOD"] == "spawn"
     work = functools.partial(open_work) if not spawned else __import__("tests.work", fromlist=["open_work"]).open_work
-    serve_queue(sys.argv[1], work, spawn=spawned, burst=sys.argv[2:] == ["burst"], grace_s=0.7)  # type: ignore[arg-type]
+    serve_queue(sys.argv[1], work, spawn=spawned, burst=sys.argv[2:] == ["burst"], grace_s=0.7, overtime_s=1.0)  # type: ignore[arg-type]

@@ -119,12 +119,15 @@ def train(
 
 @app.command()
 def jobs(
-    project: Annotated[str | None, typer.Argument(help="The project's id or uid; all projects, if not given.")] = None,
+    project: Annotated[
+        str | None,
+        typer.Argument(help="The project's id or uid, or a run's id; all projects, if not given."),
+    ] = None,
     data_dir: DataDir = None,
     limit: Annotated[int, typer.Option(min=0, max=200, help="Ended runs of each project.")] = 10,
     as_json: Annotated[bool, typer.Option("--json", help="For scripts.")] = False,
 ) -> None:
-    """List runs: what waits, what trains and what is over."""
+    """List runs: what waits, what trains and what is over; of a failed one that is named, the traceback too."""
     from ml_backend.cli.jobs import show_jobs  # noqa: PLC0415
 
     show_jobs(_settings(data_dir=data_dir), project, limit=limit, as_json=as_json)

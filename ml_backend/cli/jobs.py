@@ -17,6 +17,7 @@ from ml_backend.cli.show import find_uid, open_services
 from ml_backend.cli.terminal import Console
 from ml_backend.errors import BadInput, Unavailable
 from ml_backend.event_way import CLICK
+from ml_backend.runs import uid_of
 
 if TYPE_CHECKING:
     from ml_backend.bootstrap import Services
@@ -49,8 +50,11 @@ def train_now(settings: Settings, project: str | None, *, watch: bool) -> int:
 
 
 def show_jobs(settings: Settings, project: str | None, *, limit: int, as_json: bool) -> None:
-    """What waits, what trains and what is over, newest first."""
+    """What waits, what trains and what is over, newest first; of one run that is named, all that is kept."""
     services = open_services(settings)
+    if project is not None and uid_of(project) is not None:
+        _show_run(services, project, as_json=as_json)
+        return
     uids = [find_uid(services, project)] if project else sorted(services.state.uids())
     found = [run for uid in uids for run in _runs(services, uid, limit)]
     console = Console()
@@ -74,6 +78,20 @@ def show_jobs(settings: Settings, project: str | None, *, limit: int, as_json: b
             Text(run.ending or run.message or run.reason),
         )
     console.print(table)
+
+
+def _show_run(services: Services, run_id: str, *, as_json: bool) -> None:
+    """One run, with the traceback that is for the operator alone: neither page nor API has it."""
+    run = services.runs.get(run_id)
+    if run is None:
+        raise BadInput("run", f"there is no run {run_id}; see `ml-backend jobs`")
+    console = Console()
+    if as_json:
+        console.json({**_told(run), "traceback": run.traceback})
+        return
+    asked = f"asked for {_when(run.requested_at)} by {_trigger(run)}: {run.reason}"
+    for line in (f"run {run.id} {_status(run)}; {asked}", run.ending or run.message, *run.traceback.splitlines()):
+        console.print(Text(line))
 
 
 def cancel_run(settings: Settings, run_id: str | None) -> int:

@@ -45,11 +45,17 @@ def run_worker(settings: Settings, queue: Queue, *, burst: bool = False) -> None
 
 
 def serve_queue(
-    queue: Queue, work: Callable[[], Work], *, spawn: bool = False, burst: bool = False, grace_s: float = 5.0
+    queue: Queue,
+    work: Callable[[], Work],
+    *,
+    spawn: bool = False,
+    burst: bool = False,
+    grace_s: float = 5.0,
+    overtime_s: float = 30.0,
 ) -> None:
     """Be the worker process of a queue. `work` is called here and in each horse; importable when horses are spawned."""
     _wait_for_redis(work)
-    (SpawningCarrier if spawn else Carrier)(queue, work, grace_s=grace_s).serve(burst=burst)
+    (SpawningCarrier if spawn else Carrier)(queue, work, grace_s=grace_s, overtime_s=overtime_s).serve(burst=burst)
 
 
 def open_work(settings: Settings) -> Work:

@@ -46,7 +46,6 @@ log = logging.getLogger(__name__)
 _WORKER_TTL_S = 30
 _MAINTENANCE_S = 60
 _HEARTBEAT_S = 30
-_OVERTIME_S = 30.0
 _SAME_REQUEST_S = 1.0
 
 
@@ -54,15 +53,19 @@ class Carrier(Worker):
     """Takes the jobs of one queue, each in a forked horse.
 
     ``grace_s``: how long a horse may take to hand its run back when the worker is asked to stop (SIGTERM, SIGINT).
+    ``overtime_s``: how long it may go on after its time limit, of which code that is deep in C does not hear.
     """
 
     max_connection_wait_time = 2.0
 
-    def __init__(self, queue: Queue, open_work: Callable[[], Work], *, grace_s: float = 5.0) -> None:
+    def __init__(
+        self, queue: Queue, open_work: Callable[[], Work], *, grace_s: float = 5.0, overtime_s: float = 30.0
+    ) -> None:
         self._open_work = open_work
         self._carried = queue
         self._work = open_work()
         self._grace_s = grace_s
+        self._overtime_s = overtime_s
         self._busy = False
         self._stop_asked_at: float | None = None
         self._hurry = False
@@ -155,7 +158,7 @@ class Carrier(Worker):
                     os.kill(self._horse_pid, signal.SIGTERM)
             elif told_at is not None and (self._hurry or at - told_at > self._grace_s):
                 self._kill_group()
-            elif at - began > (job.timeout or 0) + _OVERTIME_S:
+            elif at - began > (job.timeout or 0) + self._overtime_s:
                 overdue = True
                 self._kill_group()
             elif watch.lost(at):

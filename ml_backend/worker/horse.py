@@ -69,7 +69,7 @@ def carry_out(order: Order, open_work: Callable[[], Work], worker_pid: int) -> i
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         lifeline.die_with_parent(signal.SIGKILL, parent=worker_pid)
         random.seed()
-        with _TimeLimit(order.timeout_s):  # type: ignore[no-untyped-call]
+        with TimeLimit(order.timeout_s):  # type: ignore[no-untyped-call]
             work = open_work()
             work.functions[order.function](order.worker, **order.arguments)
     except WorkerStopping:
@@ -84,8 +84,11 @@ def carry_out(order: Order, open_work: Callable[[], Work], worker_pid: int) -> i
     return DONE
 
 
-class _TimeLimit(UnixSignalDeathPenalty):
+class TimeLimit(UnixSignalDeathPenalty):
+    """``with TimeLimit(seconds):`` raises `RunTimedOut` inside the block, once."""
+
     def handle_death_penalty(self, signum: int, frame: FrameType | None) -> None:  # noqa: ARG002 - a signal handler
+        """The alarm went off."""
         raise RunTimedOut(f"it took longer than {self._timeout} s, the limit for one run")
 
 
