@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 
 _REMEMBERED = 1024
 CLICK = "START_TRAINING"
+_NOT_CONNECTED = "the project is not connected any more: nothing is trained for it"
 
 
 class ProjectSettings:
@@ -104,7 +105,7 @@ class EventWay:
         project = recorded.project
         if project.deleted_at is not None:
             # The webhook outlives its connection (fact 3): what it tells is kept, should somebody connect again.
-            return {"status": "recorded", "reason": "the project is not connected any more: nothing is trained for it"}
+            return {"status": "recorded", "reason": _NOT_CONNECTED}
         decision = policy.decide(project.training, self._settings.of(project).retrain, now)
         if isinstance(decision, policy.Train):
             asked = self._runs.request_if_free(recorded.uid, trigger=event.action, reason=decision.reason, now=now)
@@ -120,6 +121,8 @@ class EventWay:
         return {"status": "recorded", "reason": decision.reason}
 
     def _start_training(self, event: StartTraining, recorded: Recorded, now: float) -> dict[str, Any]:
+        if recorded.project.deleted_at is not None:
+            return {"status": "ignored", "reason": _NOT_CONNECTED}
         # Label Studio's own counter cannot be told from a click by the payload (fact 12): it is held for the quiet
         # period, and the clock decides by whether an annotation event came meanwhile.
         click = policy.is_click(event.project.counters, recorded.project.training.project_min_annotations)

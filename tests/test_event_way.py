@@ -247,6 +247,10 @@ def test_a_deleted_project_trains_no_more(valkey: redis.Redis) -> None:
         "status": "recorded",
         "reason": "the project is not connected any more: nothing is trained for it",
     }
+    assert pace.hear(pace.studio.click()) == {
+        "status": "ignored",
+        "reason": "the project is not connected any more: nothing is trained for it",
+    }
     assert pace.waiting is None
 
 
