@@ -257,7 +257,7 @@ def test_a_terminal_gets_a_progress_bar(stage: Stage) -> None:
         env={**os.environ, "TERM": "xterm-256color", "COLUMNS": "100"},
     ) as watching:
         os.close(theirs)
-        until = time.monotonic() + 40
+        until = time.monotonic() + 60
         while not re.search(rb"train +.*\xe2\x94\x81.* 5 %", shown):
             assert read(), shown
             assert time.monotonic() < until, shown
