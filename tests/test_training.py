@@ -18,6 +18,7 @@ from ml_backend.events import Annotation, AnnotationsDeleted, AnnotationsWritten
 from ml_backend.registry import Registry
 from ml_backend.registry.aliases import Aliases
 from ml_backend.registry.storage import FolderStorage
+from ml_backend.runs import Runs
 from ml_backend.settings import Settings
 from ml_backend.state import State
 from ml_backend.training.run import Trainer
@@ -297,7 +298,7 @@ class TestBetweenTheFilesAndTheAlias:
         assert (done.status, done.ending) == ("failed", "it took longer than 600 s, the limit for one run")
         assert self.nothing_is_there(services, tmp_path)
 
-    @pytest.mark.parametrize("step", [(Registry, "prune"), (Aliases, "move"), (State, "attempted")])
+    @pytest.mark.parametrize("step", [(Registry, "prune"), (Aliases, "move"), (State, "attempted"), (Runs, "finish")])
     def test_a_time_limit_after_the_commit_is_too_late(
         self, services: Services, trainer: Trainer, monkeypatch: pytest.MonkeyPatch, step: tuple[type, str]
     ) -> None:
