@@ -171,7 +171,9 @@ def strike(ordeal: Ordeal, victim: str, gate: str, dice: random.Random) -> Strik
     took = time.monotonic() - began
     # A trainer that nobody could tell is given one more lease; the gate stays closed, so it does not end by itself.
     survivor = False
-    if victim not in HARMLESS and gate:
+    # Who has ended its run by its own word trains no more, and is let be although its keeper is gone.
+    over = victim == "keeper" and not held
+    if victim not in HARMLESS and gate and not over:
         until = time.monotonic() + ordeal.free_within_s
         while (survivor := horse in processes()) and time.monotonic() < until:
             time.sleep(0.02)
