@@ -393,6 +393,19 @@ def test_a_mark_that_an_event_gave_is_told_from_one_that_was_there_by_an_older_a
     follower.check()
 
 
+def test_a_mark_that_went_to_and_fro_is_where_it_went_last(studio: ModelLabelStudio, follower: Follower) -> None:
+    studio.import_tasks([["Positive", "Positive"]])  # both are ground truths (fact 8)
+    follower.sync()
+    follower.hear(only(studio.update(1, ground_truth=True)))  # known to have it: no news, but the second has lost it
+    sync = follower.begin()
+    page, between = follower.fetch(0, 10)
+    follower.hear(only(studio.update(2, ground_truth=True)))
+    follower.hear(only(studio.update(1, ground_truth=True)))
+    follower.syncs.apply(sync, page, follower.now, between=between)
+    assert not follower.finish(sync)
+    follower.check()
+
+
 def test_what_nobody_told_of_a_task_comes_although_the_last_annotation_known_of_it_went_meanwhile(
     studio: ModelLabelStudio, follower: Follower
 ) -> None:

@@ -353,7 +353,7 @@ local function task_is_dead(task, created)
 end
 
 -- An event said that an annotation has the ground truth mark, and it was thought to have it already; a sync's answer from
--- before shows it without: so the event gave it the mark, and took it from the siblings.
+-- before shows it without: so the event gave it the mark, and took it from the siblings. One that has it since took it back.
 local function find_new_marks(at, how_many)
   for i = at, at + 7 * (how_many - 1), 7 do
     local id, task = ARGV[i + 1], ARGV[i + 2]
@@ -363,7 +363,7 @@ local function find_new_marks(at, how_many)
         local c, u, t, f = header(old)
         if has(f, 2) and c == tonumber(ARGV[i + 3]) and u > tonumber(ARGV[i + 4]) and text(t) == task then
           redis.call('SADD', touched, 'g' .. task)
-          take_mark(task, id, u)
+          if not take_mark(task, id, u) then unmark(id, task, c, u) end
         end
       end
     end
