@@ -33,9 +33,10 @@ Reported = Mapping[int, Mapping[str, "Sequence[JsonObject]"]]
 LARGEST = 1000
 """Tasks that a version learned from, at most: larger projects hold enough out, and this would make manifests long."""
 
+_NUMPY = orjson.OPT_SERIALIZE_NUMPY
 _DECODED_LIMIT = 16 * 1024 * 1024  # bytes; more is damage, not data
 # Where a region lies, without any of the user's own text.
-_PLACE = ("start", "end", "startOffset", "endOffset", "globalOffsets", "x", "y", "width", "height", "item_index")
+_PLACE = ("start", "end", "startOffset", "endOffset", "globalOffsets", "x", "y", "width", "height")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +55,9 @@ def collected(examples: Iterable[Example], reported: Reported) -> dict[int, Answ
         answers = reported.get(example.id)
         if not answers:
             continue
-        regions = tuple(_trimmed(name, region) for name, some in answers.items() for region in some)
+        # Models answer with NumPy's numbers too.
+        plain = orjson.loads(orjson.dumps({name: list(some) for name, some in answers.items()}, option=_NUMPY))
+        regions = tuple(_trimmed(name, region) for name, some in plain.items() for region in some)
         found[example.id] = Answered(_digest(example), tuple(sorted(answers)), regions)
     return found
 
@@ -122,7 +125,10 @@ def _trimmed(control: str, region: JsonObject) -> JsonObject:
     # What `labels_of` reads.
     named = "labels" if kind == "labels" else str(kind)
     kept[named] = list(labels_of(region))
-    return {"from_name": control, "type": kind, "value": kept}
+    found: JsonObject = {"from_name": control, "type": kind, "value": kept}
+    if "item_index" in region:  # which of several pictures
+        found["item_index"] = region["item_index"]
+    return found
 
 
 def _digest(example: Example) -> str:

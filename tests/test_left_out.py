@@ -7,6 +7,7 @@ import zlib
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -47,6 +48,27 @@ def test_places_and_labels_are_kept_and_no_text_of_the_users() -> None:
     (kept,) = left_out.collected([example(1)], {1: {"who": [person(0, 3)]}}).values()
     assert kept.controls == ("who",)
     assert kept.regions == ({"from_name": "who", "type": "labels", "value": {"start": 0, "end": 3, "labels": ["PER"]}},)
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    (kept,) = left_out.collected([example(1)], {1: {"who": [person(np.int64(0), np.int64(3))]}}).values()  # type: ignore[arg-type]
+    assert left_out.decode(left_out.encode({1: kept})) == {1: kept}
+    assert kept == left_out.collected([example(1)], {1: {"who": [person(0, 3)]}})[1]
+
+
+def test_boxes_lie_in_the_picture_that_they_were_drawn_in() -> None:
+    config = (
+        '<View><Image name="i" valueList="$i"/><RectangleLabels name="b" toName="i"><Label value="A"/>'
+        "</RectangleLabels></View>"
+    )
+    value = {"x": 1, "y": 2, "width": 30, "height": 40, "rotation": 0, "rectanglelabels": ["A"]}
+    box = {"from_name": "b", "to_name": "i", "type": "rectanglelabels", "item_index": 1, "value": value}
+    examples = [example(number, box) for number in range(30)]
+    right = left_out.collected(examples, {one.id: {"b": [box]} for one in examples})
+    elsewhere = left_out.collected(examples, {one.id: {"b": [{**box, "item_index": 0}]} for one in examples})
+    found = left_out.compare(parse_label_config(config), examples, right, elsewhere)
+    assert found is not None
+    assert (found.wins, found.losses) == (30, 0)
 
 
 def test_what_was_reported_about_tasks_that_it_did_not_learn_from_is_not_kept() -> None:

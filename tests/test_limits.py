@@ -348,6 +348,6 @@ def test_a_label_studio_that_does_not_answer_holds_up_neither_events_nor_trainin
                 wait_until(lambda: sent("/setup", setup)["model_version"], 60, f"a training\n{backend.log()}")
                 sent("/predict", predict_body([{"id": 1, "data": {"text": "one"}}], uid(7), CONFIG))
                 assert not over.is_set()
-                assert max(took) < 5, "one answer of Label Studio takes longer than all of this"
+                assert max(took) < 20, "one answer of Label Studio takes longer than all of this"
             finally:
                 over.set()

@@ -254,13 +254,14 @@ def test_a_terminal_gets_a_progress_bar(stage: Stage) -> None:
         stdin=theirs,
         stdout=theirs,
         stderr=theirs,
-        env={**os.environ, "TERM": "xterm-256color", "COLUMNS": "100"},
+        env={**os.environ, "TERM": "xterm-256color", "COLUMNS": "100", "PYTHONUTF8": "1"},
     ) as watching:
         os.close(theirs)
         until = time.monotonic() + 60
         while not re.search(rb"train +.*\xe2\x94\x81.* 5 %", shown):
-            assert read(), shown
-            assert time.monotonic() < until, shown
+            if not read() or time.monotonic() > until:
+                watching.kill()
+                raise AssertionError(shown)
         stage.open_gates()
         while read():
             assert time.monotonic() < until, shown

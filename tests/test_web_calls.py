@@ -273,9 +273,12 @@ def test_webhook_does_one_round_trip_and_touches_no_file_no_model_and_no_other_h
 
 
 def is_background(command: str) -> bool:
-    """Whether a web process sends it every second, whoever asks for what: its heartbeat, its counts, what serves."""
+    """Whether a web process sends it whoever asks for what.
+
+    Every second: its heartbeat, its counts, what serves. When a connection is new: CLIENT SETINFO.
+    """
     name, *arguments = command.split()
-    return name in {"MULTI", "EXEC"} or any(
+    return name in {"MULTI", "EXEC", "CLIENT"} or any(
         one in {"mlb:web", "mlb:tally", "mlb:serving:revision"} for one in arguments
     )
 

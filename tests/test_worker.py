@@ -493,11 +493,11 @@ def test_a_run_that_does_not_hear_of_its_time_limit_is_killed_after_an_overtime_
     run_id = stage.ask()
     dispatched = stage.runs.dispatch(UID, stage.runs.time(), stage.jobs.is_queued)
     assert dispatched is not None
-    stage.jobs.enqueue_run(UID, run_id, dispatched.enqueue, timeout_s=1)
+    stage.jobs.enqueue_run(UID, run_id, dispatched.enqueue, timeout_s=4)
     trainer, keeper = stage.training()
     run = stage.over(run_id)
     assert run.status == "failed"
-    assert run.error == "took longer than 1 s, and did not stop"
+    assert run.error == "took longer than 4 s, and did not stop"
     assert stage.runs.standing(UID).failures == 1
     stage.gone(trainer, keeper)
     assert worker.poll() is None
