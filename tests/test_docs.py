@@ -76,6 +76,7 @@ def test_every_variable_that_a_page_names_is_a_setting() -> None:
         "ML_BLOCK_LOCAL_IP",
         "HTTP_PROXY",
         "NO_PROXY",
+        "OMP_NUM_THREADS",
         "START_TRAINING",
         "REDIS_PASSWORD",
         "VERSION",
