@@ -9,7 +9,7 @@ import orjson
 from rich.markup import escape
 
 from ml_backend.cli.show import open_services
-from ml_backend.cli.terminal import Console
+from ml_backend.cli.terminal import Console, one_line
 from ml_backend.errors import BadInput, LabelStudioError, LabelStudioRefused, RefitError
 from ml_backend.settings import read_extra_params
 
@@ -120,7 +120,7 @@ def _greet(console: Console, services: Services, who: Identity) -> None:
 
 
 def _named(details: ProjectDetails) -> str:
-    return f"project {details.project.id} {escape(details.project.title or '')}".rstrip()
+    return f"project {details.project.id} {escape(one_line(details.project.title or ''))}".rstrip()
 
 
 def _show(console: Console, done: Connected, *, nothing: str) -> None:

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ml_backend.bootstrap import PATIENT_TIMEOUT_S, make_services
-from ml_backend.cli.terminal import Console
+from ml_backend.cli.terminal import Console, one_line
 from ml_backend.embedded import PrivateValkey
 from ml_backend.errors import ProjectUnknown
 from ml_backend.overview.words import drift_in_words
@@ -48,7 +48,8 @@ def show_status(settings: Settings, project: str | None, *, as_json: bool) -> No
 
 def _show_project(console: Console, one: Project) -> None:
     # Names, reasons and errors are as long as people make them: lines of their own are never cut off.
-    console.print(Text.assemble((one.title or f"Project {one.id}", "bold"), "  ", (one.uid, "dim"), overflow="fold"))
+    title = one_line(one.title) or f"Project {one.id}"
+    console.print(Text.assemble((title, "bold"), "  ", (one.uid, "dim"), overflow="fold"))
     have, need = one.progress.have, one.progress.need
     run = one.running or one.waiting
     table = Table.grid(padding=(0, 2, 0, 0))

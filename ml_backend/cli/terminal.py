@@ -18,6 +18,11 @@ if TYPE_CHECKING:
 _CODES = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 
 
+def one_line(text: str) -> str:
+    """The text without breaks: what begins a line may look like something that we say."""
+    return " ".join(text.split())
+
+
 class Console(rich.console.Console):
     """Rich's console. Its own colours and moves stand beside the text: a code within a text is somebody else's."""
 
