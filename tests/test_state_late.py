@@ -216,6 +216,16 @@ def test_a_task_that_is_found_to_be_another_keeps_what_was_made_after_it(
     follower.check()
 
 
+def test_a_task_keeps_its_data_where_its_last_annotations_id_goes_to_another_and_it_gets_a_new_one(
+    studio: ModelLabelStudio, follower: Follower
+) -> None:
+    follower.hear(only(studio.create(2, "Positive")))
+    gone = only(studio.delete([1]))
+    follower.hear(only(studio.accept_predictions([1, 2], "Negative")))  # 1 is on the first task now (fact 5)
+    follower.hear(gone)
+    follower.check()
+
+
 # --- payloads without dates (the page of 2021) ------------------------------------------------------------------------
 
 

@@ -147,6 +147,7 @@ local function revived(name)
   if mark and (mark ~= '!' or from_sync) then redis.call('HDEL', gone, name) end
 end
 
+local seen = {} -- the tasks whose data came with this call: they are looked at when all is done
 local function remove(id, task, flags, keep_data)
   count(flags, -1)
   local list = siblings(task)
@@ -154,7 +155,7 @@ local function remove(id, task, flags, keep_data)
   for _, one in ipairs(list) do if one[1] ~= id then left[#left + 1] = one end end
   keep(task, left, was)
   redis.call('HDEL', annotations, id)
-  if #left == 0 and not keep_data then redis.call('HDEL', tasks, task) end
+  if #left == 0 and not keep_data and not seen[task] then redis.call('HDEL', tasks, task) end
 end
 
 -- Fact 23: a new ground truth takes the mark from its siblings, and nobody says so. An event says that the annotation `id`
@@ -372,7 +373,7 @@ end
 
 local function operate(at, how_many)
   if from_sync then find_new_marks(at, how_many) end
-  local dead_tasks, seen_tasks = {}, {}
+  local dead_tasks = {}
   for i = at, at + 7 * (how_many - 1), 7 do
     local kind, id = ARGV[i], ARGV[i + 1]
     if kind == 'w' then
@@ -383,12 +384,12 @@ local function operate(at, how_many)
         write(id, task, created, tonumber(ARGV[i + 4]), tonumber(ARGV[i + 5]), ARGV[i + 6])
       end
     elseif kind == 'k' then
-      seen_tasks[#seen_tasks + 1] = id
+      seen[id] = true
       if not write_task(id, tonumber(ARGV[i + 2]), tonumber(ARGV[i + 3]), ARGV[i + 6]) then dead_tasks[id] = true end
     elseif kind == 'd' then
       delete(id)
     elseif kind == 'o' then
-      seen_tasks[#seen_tasks + 1] = id
+      seen[id] = true
       local but = {}
       for one in string.gmatch(ARGV[i + 2], '%d+') do but[one] = true end
       cascade(id, but)
@@ -397,7 +398,7 @@ local function operate(at, how_many)
     end
   end
   -- A task is kept for its annotations only.
-  for _, id in ipairs(seen_tasks) do
+  for id in pairs(seen) do
     if redis.call('HEXISTS', of_task, id) == 0 then redis.call('HDEL', tasks, id) end
   end
 end
