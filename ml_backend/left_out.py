@@ -20,6 +20,7 @@ import orjson
 from ml_backend import scores
 from ml_backend.errors import VersionCorrupt
 from ml_backend.examples import labels_of
+from ml_backend.jsonable import jsonable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -33,7 +34,6 @@ Reported = Mapping[int, Mapping[str, "Sequence[JsonObject]"]]
 LARGEST = 1000
 """Tasks that a version learned from, at most: larger projects hold enough out, and this would make manifests long."""
 
-_NUMPY = orjson.OPT_SERIALIZE_NUMPY
 _DECODED_LIMIT = 16 * 1024 * 1024  # bytes; more is damage, not data
 # Where a region lies, without any of the user's own text.
 _PLACE = ("start", "end", "startOffset", "endOffset", "globalOffsets", "x", "y", "width", "height")
@@ -55,9 +55,7 @@ def collected(examples: Iterable[Example], reported: Reported) -> dict[int, Answ
         answers = reported.get(example.id)
         if not answers:
             continue
-        # Models answer with NumPy's numbers too.
-        plain = orjson.loads(orjson.dumps({name: list(some) for name, some in answers.items()}, option=_NUMPY))
-        regions = tuple(_trimmed(name, region) for name, some in plain.items() for region in some)
+        regions = tuple(_trimmed(name, region) for name, some in answers.items() for region in jsonable(list(some)))
         found[example.id] = Answered(_digest(example), tuple(sorted(answers)), regions)
     return found
 

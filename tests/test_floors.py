@@ -25,6 +25,7 @@ FLOORS: dict[str, frozenset[str]] = {
             "events",
             "examples",
             "fields",
+            "jsonable",
             "label_config",
             "left_out",
             "policy",

@@ -9,9 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import orjson
-
 from ml_backend.errors import RunEnded
+from ml_backend.jsonable import jsonable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -98,7 +97,7 @@ def normalised(answer: object, expected: int, version: str, strategy: Strategy =
     with such a list under ``predictions`` (a `ModelResponse`) or ``results``; numpy values become plain ones.
     A missing score becomes 0.0, since Label Studio orders by it. Raises `ValueError` when it is something else.
     """
-    items = _plain(_listed(answer))
+    items: list[Any] = jsonable(_listed(answer))
     if len(items) != expected:
         raise _Invalid(f"{len(items)} predictions for {expected} tasks")
     return [[_prediction(one, version, strategy) for one in _several(item)] for item in items]
@@ -112,23 +111,6 @@ def _listed(answer: object) -> list[object]:
     if not isinstance(answer, Sequence) or isinstance(answer, str | bytes):
         raise _Invalid(f"predict returned {type(answer).__name__}, not a list")
     return list(answer)
-
-
-def _plain(items: list[object]) -> list[Any]:
-    # Through JSON and back: what survives is what Label Studio can be sent, numpy and pydantic values included.
-    options = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
-    plain = orjson.loads(orjson.dumps(items, default=_dumped, option=options))
-    return list(plain)
-
-
-def _dumped(value: object) -> object:
-    if callable(dump := getattr(value, "model_dump", None)):
-        return dump(exclude_none=True)
-    if callable(scalar := getattr(value, "tolist", None)):
-        return scalar()
-    if isinstance(value, set | frozenset):
-        return sorted(value)
-    raise TypeError(f"{type(value).__name__} cannot be sent")
 
 
 def _several(item: object) -> list[object]:
