@@ -66,12 +66,9 @@ def project(person: Driver, labelled: int, fresh: int, url: str | None) -> Proje
     return Project(made, person.import_tasks(made, [{"text": f"new {n}"} for n in range(fresh)]), connection)
 
 
-def submits(person: Driver, one: Project, times: int, going_on: Callable[[], bool] = lambda: True) -> list[float]:
-    """Milliseconds of each Submit; fewer than ``times`` when ``going_on`` says that what is beside ended."""
-    found: list[float] = []
-    while len(found) < times and going_on():
-        found.append(1000 * one.submit(person))
-    return found
+def submits(person: Driver, one: Project, times: int) -> list[float]:
+    """Milliseconds of each Submit."""
+    return [1000 * one.submit(person) for _ in range(times)]
 
 
 class Measurement:
@@ -83,42 +80,38 @@ class Measurement:
         self.refreshed = REFRESHED if times > 10 else 40
 
     def rows(self, part: str) -> list[Row]:
-        """Measure it; at rest also beside a webhook that answers at once: what Label Studio itself does to send one."""
-        at_once: list[float] = []
-        with self._backend(part) as backend:
+        """Measure it, and beside it a webhook that answers at once: what Label Studio itself does to send one."""
+        with self._backend(part) as backend, bare(self.where, "benchmarks.bare:app") as nobody:
             ours = self._project(backend.url, more=self.refreshed if part == "refreshing" else 0)
-            other = self._project(None)
-            for one in (ours, other):
+            others = [self._project(None), self._project(None)]
+            self.person.create_webhook(f"{nobody.url}/webhook", project=others[1].id)
+            for one in (ours, *others):
                 one.submit(self.person)
             if self.size:
                 wait_until(lambda: _trainable(backend) >= self.size, 300, "the labelled tasks are read", every_s=1)
-            if part == "rest":
-                with bare(self.where, "benchmarks.bare:app") as nobody:
-                    third = self._project(None)
-                    self.person.create_webhook(f"{nobody.url}/webhook", project=third.id)
-                    third.submit(self.person)
-                    with_it, without, at_once = self._in_turns(ours, other, third)
-                    self.person.delete_project(third.id)
-            else:
-                # What goes on is felt in every project of this Label Studio: "without" is before it, and after it.
-                without = submits(self.person, other, self.times // 2 + 1)
-                going_on = self._train(ours, backend) if part == "training" else self._refresh(ours, backend)
-                with_it = submits(self.person, ours, self.times, going_on)
-                if part == "training" and not going_on():
-                    raise RuntimeError("the run ended before the measurement")
-        if part != "rest":
-            without += submits(self.person, other, self.times // 2 + 1)
-        for one in (ours, other):
+            # What goes on is felt in every project of this Label Studio: "without" is before it, and after it.
+            without = [] if part == "rest" else submits(self.person, others[0], self.times // 2 + 1)
+            going_on = self._going_on(part, ours, backend)
+            with_it, beside, at_once = self._in_turns(going_on, ours, *others)
+            if part == "training" and not going_on():
+                raise RuntimeError("the run ended before the measurement")
+        without = without + submits(self.person, others[0], self.times // 2 + 1) if without else beside
+        for one in (ours, *others):
             self.person.delete_project(one.id)
-        if not with_it:
-            raise RuntimeError(f"nothing was measured {SAID[part]}")
         what, middle = f"Submit, {self.size:,} labelled tasks, {SAID[part]}", [statistics.median(with_it)]
         note = f"{len(with_it)} and {len(without)} submits, slowest {max(with_it):.0f} and {max(without):.0f} ms"
-        made = [compared(what, middle, [statistics.median(without)], "ms", at_most=GOALS[part], note=note)]
-        if at_once:
-            note = "peer: bare Flask as the only webhook"
-            made.append(compared(f"{what}, another webhook", middle, [statistics.median(at_once)], "ms", note=note))
-        return made
+        rows = [compared(what, middle, [statistics.median(without)], "ms", at_most=GOALS[part], note=note)]
+        for peer, said in ((at_once, "bare Flask as the only webhook"), (beside, "no webhook")):
+            if peer is not without:
+                name, note = f"{what}: the same moments", f"peer: {said}, {len(peer)} submits"
+                rows.append(compared(name, middle, [statistics.median(peer)], "ms", note=note))
+        return rows
+
+    def _going_on(self, part: str, ours: Project, backend: RunningBackend) -> Callable[[], bool]:
+        """Begin what the part measures beside; whether it goes on."""
+        if part == "rest":
+            return lambda: True
+        return self._train(ours, backend) if part == "training" else self._refresh(ours, backend)
 
     def _backend(self, part: str) -> RunningBackend:
         studio = self.label_studio
@@ -133,12 +126,17 @@ class Measurement:
     def _project(self, url: str | None, *, more: int = 0) -> Project:
         return project(self.person, self.size, 2 * self.times + 20 + more, url)
 
-    def _in_turns(self, *projects: Project) -> list[list[float]]:
+    def _in_turns(self, going_on: Callable[[], bool], *projects: Project) -> list[list[float]]:
+        """Milliseconds of each Submit, by project; fewer than asked for when ``going_on`` says that it is over."""
         found: list[list[float]] = [[] for _ in projects]
         for number in range(self.times):
+            if not going_on():
+                break
             turns = list(zip(projects, found, strict=True))
             for one, times in reversed(turns) if number % 2 else turns:
                 times.append(1000 * one.submit(self.person))
+        if not found[0]:
+            raise RuntimeError("nothing was measured")
         return found
 
     def _train(self, ours: Project, backend: RunningBackend) -> Callable[[], bool]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import os
@@ -30,20 +31,21 @@ from ml_backend.promotion import Promotions
 from ml_backend.redis_address import client_of
 from ml_backend.refresh import Records, Refresher, Refreshing
 from ml_backend.registry import Registry
-from ml_backend.runs import Runs
+from ml_backend.runs import Lease, Runs
 from ml_backend.settings import Refit, Settings
 from ml_backend.state import State, SyncState
 from ml_backend.state.due import CLAIM_S, DueList
 from ml_backend.state.purge import Purge
 from ml_backend.state.secret import shared_secret
 from ml_backend.state.transfer import Transfer
+from ml_backend.stepping_back import step_back
 from ml_backend.sync import Access, Standings, Syncer, Syncs
 from ml_backend.tally import Tally
 from ml_backend.training import Trainer
 from ml_backend.uids import id_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Mapping
+    from collections.abc import Callable, Hashable, Iterator, Mapping
 
     from ml_backend.backend import TrainingBackend
     from ml_backend.connecting.connector import Connector
@@ -254,8 +256,17 @@ class Services:
         desk = Desk(connect(self.settings, timeout_s=PATIENT_TIMEOUT_S), self.settings.redis_prefix)
         return PredictWorker(self.server, desk, self.backend.check)
 
-    def trainer(self) -> Trainer:
-        """Carries out runs, in a worker process."""
+    def trainer(self, *, behind: int = 0) -> Trainer:
+        """Carries out runs, in a worker process. ``behind``: how far it steps back once a run has begun."""
+
+        @contextlib.contextmanager
+        def keep(lease: Lease) -> Iterator[LeaseKeeper]:
+            with LeaseKeeper(lease, open_runs, method=self.settings.worker) as keeper:
+                # Only now: a keeper that comes last on a busy machine would lose the lease.
+                if behind:
+                    step_back(behind)
+                yield keeper
+
         kind = PlainTrainer if self.has_own_fit else Trainer
         made = kind(
             self.state,
@@ -264,7 +275,7 @@ class Services:
             self.project_settings,
             self.make_model,
             self.settings.data_dir.absolute() / "work",
-            keep=lambda lease: LeaseKeeper(lease, open_runs, method=self.settings.worker),
+            keep=keep,
             before=lambda uid: self.syncer().before_training(uid, self.settings.sync_wait),
             promoted=lambda uid, _version: self.refreshing().promoted(uid, time.time()),
             media=self.media.of,

@@ -503,11 +503,13 @@ def test_a_run_that_does_not_hear_of_its_time_limit_is_killed_after_an_overtime_
     assert worker.poll() is None
 
 
-def test_the_library_that_a_model_names_is_loaded_before_the_fork(socket: Path, tmp_path: Path) -> None:
+def trained(socket: Path, folder: Path, method: str = "fork") -> Path:
+    """The files of a version that the product's own worker made of a model that notes how it is trained."""
     environment = {
         "REDIS_URL": f"unix://{socket}",
-        "ML_BACKEND_DATA_DIR": str(tmp_path),
+        "ML_BACKEND_DATA_DIR": str(folder),
         "ML_BACKEND_MODEL": "tests.models.preloading:PreloadingModel",
+        "ML_BACKEND_WORKER": method,
     }
     with connect(socket, timeout=2) as client:
         client.flushall()
@@ -533,8 +535,21 @@ def test_the_library_that_a_model_names_is_loaded_before_the_fork(socket: Path, 
     run = services.runs.get(run_id)
     assert run is not None
     assert run.status == "succeeded", f"{run}\n{done.stderr}"
-    assert (services.registry.fetch(uid, 1) / "loaded").read_text() == "True"
+    files = services.registry.fetch(uid, 1)
     services.close()
+    return files
+
+
+def test_the_library_that_a_model_names_is_loaded_before_the_fork(socket: Path, tmp_path: Path) -> None:
+    assert (trained(socket, tmp_path) / "loaded").read_text() == "True"
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_a_run_comes_last_on_a_busy_machine_and_so_does_its_session(socket: Path, tmp_path: Path, method: str) -> None:
+    files = trained(socket, tmp_path, method)
+
+    assert int((files / "nice").read_text()) == min(os.getpriority(os.PRIO_PROCESS, 0) + 10, 19)
+    assert (files / "leads").read_text() == "True"
 
 
 def test_an_idle_worker_outlives_a_redis_that_comes_back_empty(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import redis.exceptions
 
 from ml_backend.bootstrap import PATIENT_TIMEOUT_S, connect, make_services
 from ml_backend.settings import Settings
+from ml_backend.stepping_back import step_back
 from ml_backend.worker.carrier import Carrier, SpawningCarrier
 from ml_backend.worker.horse import Work
 
@@ -27,7 +28,8 @@ log = logging.getLogger(__name__)
 
 _PATIENCE_S = 0.5
 _BEHIND = 10
-"""Nobody waits for predictions of tasks that nobody has opened: on a busy machine they come last."""
+"""Who annotates waits for Label Studio and for this server; nobody for a run, or for predictions of tasks that nobody
+has opened: on a machine that does all of it these come last."""
 
 
 def run_worker(settings: Settings, queue: Queue, *, burst: bool = False) -> None:
@@ -63,10 +65,10 @@ def open_work(settings: Settings) -> Work:
     services = make_services(settings, timeout_s=PATIENT_TIMEOUT_S)
 
     def train(worker: str, *, uid: str, run_id: str) -> None:
-        services.trainer().run(uid, run_id, worker)
+        services.trainer(behind=_BEHIND).run(uid, run_id, worker)
 
     def refresh(_worker: str, *, uid: str) -> None:
-        os.nice(_BEHIND)
+        step_back(_BEHIND)
         services.refresher().run(uid)
 
     def sync(_worker: str, *, uid: str) -> None:

@@ -13,6 +13,7 @@ import secrets
 import select
 import signal
 import socket
+import sys
 import time
 from typing import TYPE_CHECKING
 
@@ -122,7 +123,7 @@ class Carrier(Worker):
         self.set_state(WorkerStatus.IDLE)
 
     def fork_work_horse(self, job: Job, queue: RqQueue) -> None:  # noqa: ARG002 - RQ's signature
-        """Fork the horse, in a process group of its own."""
+        """Fork the horse, in a session of its own, and so in a process group of its own."""
         worker = os.getpid()
         pid = os.fork()
         if pid == 0:
@@ -130,15 +131,13 @@ class Carrier(Worker):
             try:  # twice: a stop may come inside the inner `finally`, and this process must not go on as a worker
                 try:
                     signal.set_wakeup_fd(-1)
-                    os.setpgid(0, 0)
+                    os.setsid()
                     stopping = self._stop_asked_at is not None
                     status = INTERRUPTED if stopping else carry_out(self._order(job), self._open_work, worker)
                 finally:
                     leave(status)
             finally:
                 os._exit(status)
-        with contextlib.suppress(OSError):  # whichever of the two is first
-            os.setpgid(pid, pid)
         self._horse_pid = pid
 
     def _watch_horse(self, job: CarriedJob, execution: Execution, watch: RunWatch) -> None:
@@ -272,6 +271,9 @@ class SpawningCarrier(Carrier):
     """
 
     def fork_work_horse(self, job: Job, queue: RqQueue) -> None:  # noqa: ARG002 - RQ's signature
-        """Start the horse, in a process group of its own."""
+        """Start the horse, in a process group of its own, and on Linux in a session of its own."""
         argv = command(self._order(job), importable(self._open_work), logging.getLevelName(log.getEffectiveLevel()))
-        self._horse_pid = os.posix_spawn(argv[0], argv, os.environ, setpgroup=0)
+        if sys.platform == "linux":
+            self._horse_pid = os.posix_spawn(argv[0], argv, os.environ, setsid=True)
+        else:
+            self._horse_pid = os.posix_spawn(argv[0], argv, os.environ, setpgroup=0)

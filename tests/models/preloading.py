@@ -1,7 +1,8 @@
-"""A model whose library the worker loads before it forks; its version says whether that was so."""
+"""A model whose library the worker loads before it forks; its version says whether that was so, and how it trained."""
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,8 @@ class PreloadingModel(TrainingBackend):
 
     def train(self, data: TrainingSet, run: TrainingRun) -> dict[str, float] | None:
         (run.directory / "loaded").write_text(str(LIBRARY in sys.modules))
+        (run.directory / "nice").write_text(str(os.getpriority(os.PRIO_PROCESS, 0)))
+        (run.directory / "leads").write_text(str(os.getsid(0) == os.getpid()))
         return None
 
     def load(self, directory: Path) -> None:
