@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import http.client
+import math
 import random
 import statistics
 import threading
@@ -157,6 +158,15 @@ def slope(at: Sequence[float], values: Sequence[float]) -> float:
     return statistics.linear_regression(at, values).slope if len(set(at)) > 1 else 0.0
 
 
+def standard_error(at: Sequence[float], values: Sequence[float]) -> float:
+    """That of the slope, as if what was read did not depend on what was read before."""
+    if len(set(at)) < 3:
+        return 0.0
+    line = statistics.linear_regression(at, values)
+    left = [value - line.intercept - line.slope * moment for moment, value in zip(at, values, strict=True)]
+    return math.sqrt(sum(one**2 for one in left) / (len(at) - 2) / (statistics.pvariance(at) * len(at)))
+
+
 def look(backend: RunningBackend, client: redis.Redis, courses: dict[str, Course], now: float) -> None:
     """Read everything once. Horses come and go: only who stays is followed."""
     assert backend.process is not None
@@ -231,7 +241,7 @@ def _soaked(backend: RunningBackend, seconds: float, chosen: Options) -> list[Ro
     with redis.Redis(unix_socket_path=str(socket)) as client:
         for thread in threads:
             thread.start()
-        began = time.monotonic()
+        started, began = time.time(), time.monotonic()
         while (now := time.monotonic() - began) < seconds:
             look(backend, client, courses, now)
             time.sleep(min(1.0 if chosen.short else 3.0, max(0.0, seconds - now)))
@@ -274,16 +284,17 @@ def _soaked(backend: RunningBackend, seconds: float, chosen: Options) -> list[Ro
         Row("trainings", len(runs), "runs"),
         Row("counters that differ at the end", len(differ), "of 5", goal="0", met=not differ, note=str(differ or "")),
     ]
-    return rows + [row for course in courses.values() for row in _rows(course, seconds, chosen)]
+    late = sum((one.ended_at or 0.0) > started + WARM_UP * seconds for one in runs)
+    return rows + [row for course in courses.values() for row in _rows(course, seconds, late, chosen)]
 
 
-def _rows(course: Course, seconds: float, chosen: Options) -> list[Row]:
+def _rows(course: Course, seconds: float, trainings: int, chosen: Options) -> list[Row]:
     at, mb, files = course.after(WARM_UP * seconds)
     if len(at) < 3:
         return [Row(f"{course.what}: gone or new", len(at), "looks", note="restarted meanwhile?", met=chosen.short)]
     rise = slope(at, mb) * (at[-1] - at[0])
     allowed = max(SMALL_MB, MOST_GROWTH * statistics.median(mb))
-    per_hour = slope(at, mb) * 3600
+    per_hour, error = slope(at, mb) * 3600, standard_error(at, mb) * 3600
     opened = slope(at, files) * (at[-1] - at[0])
     return [
         Row(
@@ -292,8 +303,9 @@ def _rows(course: Course, seconds: float, chosen: Options) -> list[Row]:
             "MB",
             goal=f"rises by <= {allowed:.1f}",
             met=None if chosen.short else rise <= allowed,
-            note=f"{rise:+.2f} MB in {at[-1] - at[0]:.0f} s ({per_hour:+.1f} MB/h); {min(files)} to {max(files)} files "
-            f"or clients ({opened:+.1f})",
+            note=f"{rise:+.2f} MB in {at[-1] - at[0]:.0f} s ({per_hour:+.1f} ± {error:.1f} MB/h, "
+            f"{1024 * rise / max(1, trainings):+.1f} KB for each of {trainings} trainings); "
+            f"{min(files)} to {max(files)} files or clients ({opened:+.1f})",
         ),
     ]
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import threading
 import time
+import weakref
 from collections import OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
@@ -34,7 +36,7 @@ _BACK = 3  # how many versions to try, from the one that must serve backwards, w
 __all__ = ["LoadError", "PredictionServer"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True)
 class _Loaded:
     number: int
     name: str
@@ -84,6 +86,7 @@ class PredictionServer:
         self._nameless: dict[str, float] = {}  # until when the store need not be asked for a version
         self._warm_with: dict[str, tuple[JsonObject, str]] = {}
         self._loading: dict[str, threading.Lock] = {}
+        self._replaced: list[weakref.ref[_Loaded]] = []
         self._lock = threading.Lock()
         self._presence = Presence(redis, prefix)
         self._closing = threading.Event()
@@ -280,11 +283,15 @@ class PredictionServer:
     def _swap(self, uid: str, held: _Loaded, *, healed: bool) -> None:
         evicted: list[str] = []
         with self._lock:
+            gone = [self._loaded[uid]] if uid in self._loaded else []
             self._loaded[uid] = held
             if healed:
                 self._stopped.pop(uid, None)
             while len(self._loaded) > self._models:
-                evicted.append(self._loaded.popitem(last=False)[0])
+                least, one_gone = self._loaded.popitem(last=False)
+                evicted.append(least)
+                gone.append(one_gone)
+            self._replaced += map(weakref.ref, gone)
             for one in evicted:
                 self._warm_with.pop(one, None)
                 self._stopped.pop(one, None)
@@ -328,6 +335,7 @@ class PredictionServer:
         while not closing.wait(_POLL_AWAY_S if away else self._poll_s):
             try:
                 if time.monotonic() >= beat_at:
+                    self._tidy()
                     self._beat(again=away or self._unsaid)
                     beat_at = time.monotonic() + BEAT_S
                 self._look(closing)
@@ -348,6 +356,20 @@ class PredictionServer:
                 serving = {uid: held.name for uid, held in self._loaded.items()}
             for uid, name in serving.items():
                 self._presence.serves(uid, name)
+
+    def _tidy(self) -> None:
+        """Free what was replaced, once no request uses it any more.
+
+        Python frees by itself what nothing refers to. Models often refer to themselves (a pipeline to its parts, those
+        to the pipeline), and reading one leaves such circles too: a web process looks for these so rarely (see
+        `web.server`) that model upon model would stay.
+        """
+        with self._lock:
+            used = [one for one in self._replaced if one() is not None]
+            unused = len(self._replaced) - len(used)
+            self._replaced = used
+        if unused:
+            gc.collect()
 
     def _look(self, closing: threading.Event) -> None:
         revision = self._registry.revision()

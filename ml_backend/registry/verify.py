@@ -6,6 +6,7 @@ import hashlib
 import os
 import stat
 import threading
+from collections import OrderedDict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,20 +19,27 @@ if TYPE_CHECKING:
     from ml_backend.registry.manifest import Manifest
 
 _Seen = tuple[int, int, int, int, str]
+_REMEMBERED = 32
+"""Folders. A process that serves loads version after version, and hardly ever one of them again."""
 
 
 class Verifier:
-    """Checks folders; a file whose times, size and inode are as they were when it was hashed is not read again."""
+    """Checks folders; a file whose times, size and inode are as they were when it was hashed is not read again.
+
+    That is remembered of the folders that were checked last.
+    """
 
     def __init__(self) -> None:
-        self._hashed: dict[str, _Seen] = {}
+        self._hashed: OrderedDict[Path, dict[str, _Seen]] = OrderedDict()
         self._lock = threading.Lock()
 
     def check(self, folder: Path, manifest: Manifest) -> None:
         """Raises `VersionCorrupt` with the file and what is wrong with it."""
         if not folder.is_dir() or folder.is_symlink():
             raise VersionCorrupt(f"the folder of version {manifest.number} is missing")
-        found: set[str] = set()
+        with self._lock:
+            known = self._hashed.get(folder, {})
+        hashed: dict[str, _Seen] = {}
         for name, path, entry in _walk(folder):
             if name == MANIFEST:
                 continue
@@ -44,32 +52,30 @@ class Verifier:
                 raise VersionCorrupt(
                     f"version {manifest.number}: {name} has {entry.st_size} bytes, not {expected.size}"
                 )
-            if self._digest(path, entry) != expected.sha256:
+            hashed[name] = _seen(path, entry, known.get(name))
+            if hashed[name][4] != expected.sha256:
                 raise VersionCorrupt(
                     f"version {manifest.number}: {name} has another checksum than when it was published"
                 )
-            found.add(name)
-        missing = sorted(manifest.files.keys() - found)
+        missing = sorted(manifest.files.keys() - hashed.keys())
         if missing:
             raise VersionCorrupt(f"version {manifest.number}: {missing[0]} is missing")
+        with self._lock:
+            self._hashed[folder] = hashed
+            self._hashed.move_to_end(folder)
+            if len(self._hashed) > _REMEMBERED:
+                self._hashed.popitem(last=False)
 
-    def _digest(self, path: str, entry: os.stat_result) -> str:
-        stamp = (entry.st_mtime_ns, entry.st_ctime_ns, entry.st_size, entry.st_ino)
-        with self._lock:
-            known = self._hashed.get(path)
-        if known is not None and known[:4] == stamp:
-            return known[4]
-        try:
-            with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), "rb") as handle:
-                digest = hashlib.file_digest(handle, "sha256").hexdigest()
-        except OSError as error:
-            raise VersionCorrupt(f"{path} cannot be read: {error}") from error
-        with self._lock:
-            self._hashed[path] = (*stamp, digest)
-            # Files of versions that are gone would stay for ever; the ones still in use are hashed once more.
-            if len(self._hashed) > 10_000:
-                self._hashed.clear()
-        return digest
+
+def _seen(path: str, entry: os.stat_result, known: _Seen | None) -> _Seen:
+    stamp = (entry.st_mtime_ns, entry.st_ctime_ns, entry.st_size, entry.st_ino)
+    if known is not None and known[:4] == stamp:
+        return known
+    try:
+        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), "rb") as handle:
+            return (*stamp, hashlib.file_digest(handle, "sha256").hexdigest())
+    except OSError as error:
+        raise VersionCorrupt(f"{path} cannot be read: {error}") from error
 
 
 def files_of(folder: Path) -> dict[str, Path]:
