@@ -146,7 +146,9 @@ class Settings(BaseSettings):
         9090, ge=0, le=65535, validation_alias="PORT", description="Port of the web server; 0 takes a free one."
     )
     url: str | None = Field(
-        None, description="Where Label Studio reaches this backend; ml-backend connect finds it out, if not set."
+        None,
+        description="Where Label Studio reaches this backend; ml-backend connect finds it out, if not set. Without a "
+        "password on a loopback address, its host is let in beside this machine's names.",
     )
     web_workers: int = Field(2, ge=1, le=256, validation_alias="WORKERS", description="Web processes.")
     threads: int = Field(8, ge=1, le=256, validation_alias="THREADS", description="Threads of each web process.")

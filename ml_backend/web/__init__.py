@@ -11,6 +11,7 @@ from ml_backend.web.api import JsonApi
 from ml_backend.web.auth import Gate
 from ml_backend.web.failed_logins import FailedLogins
 from ml_backend.web.label_studio_calls import LabelStudioCalls
+from ml_backend.web.local_names import LocalNames
 from ml_backend.web.outage import Outage
 from ml_backend.web.page import Page
 from ml_backend.web.short_way import ShortWay
@@ -20,29 +21,30 @@ if TYPE_CHECKING:
 
 
 def create_app(services: Services) -> Flask:
-    """A WSGI application over ``services``; open to everybody when the settings hold no password."""
+    """A WSGI application over ``services``; open to everybody who can reach it when the settings hold no password."""
     app = Flask("ml_backend.web", static_folder=None)
     settings = services.settings
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body
     failures = FailedLogins(sleepers=max(1, settings.threads // 4))
     gate = Gate(settings.user, settings.passwords, failures) if settings.passwords else None
+    door = gate or LocalNames.needed(settings)
     outage = Outage()
     overview = services.overview()
     orders = services.orders(overview)
     calls = LabelStudioCalls(services, outage, overview)
     page = Page(services, overview, orders, outage, gate)
     answers.install(app, page.refused)
-    if gate is not None:
-        guard = gate
+    if door is not None:
+        guard = door
 
         @app.before_request
-        def require_login() -> None:
-            if not page.admits():
+        def require_leave() -> None:
+            if gate is None or not page.admits():
                 guard.require(request.environ, request.endpoint)
 
     calls.install(app)
     JsonApi(services, overview, orders, outage).install(app)
     # Label Studio's older releases look at the root; browsers come there too.
     page.install(app, calls.health)
-    app.wsgi_app = ShortWay(app.wsgi_app, calls.event, gate)  # type: ignore[method-assign]
+    app.wsgi_app = ShortWay(app.wsgi_app, calls.event, door)  # type: ignore[method-assign]
     return app
