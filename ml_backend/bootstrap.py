@@ -42,6 +42,7 @@ from ml_backend.stepping_back import step_back
 from ml_backend.sync import Access, Standings, Syncer, Syncs
 from ml_backend.tally import Tally
 from ml_backend.training import Trainer
+from ml_backend.turns import Turns
 from ml_backend.uids import id_of
 
 if TYPE_CHECKING:
@@ -364,10 +365,12 @@ def make_services(
     timeout_s: float = WEB_TIMEOUT_S,
     model_class: type[TrainingBackend] | None = None,
     models: bool = True,
+    media_waiters: int | None = None,
 ) -> Services:
     """Join all parts. Opens no connection yet; imports the model's module, unless ``models`` is False.
 
     Without models, predictions are asked of predict workers: for web processes where they are made there.
+    ``media_waiters``: how many threads may wait for media at once; any number, if not given.
     """
     client = connect(settings, timeout_s=timeout_s)
     prefix = settings.redis_prefix
@@ -381,7 +384,7 @@ def make_services(
     plain = PlainEvents(PlainState(client, prefix), runs, project_settings) if own_fit else None
     way = EventWay(state, runs, project_settings, time.time, first=plain)
     server: PredictionServer | RemotePredictions
-    media = make_media(settings, state)
+    media = make_media(settings, state, media_waiters)
 
     def set_for(uid: str) -> tuple[Refit, dict[str, Any]]:
         try:
@@ -423,7 +426,7 @@ def make_services(
     )
 
 
-def make_media(settings: Settings, state: State) -> Media:
+def make_media(settings: Settings, state: State, waiters: int | None = None) -> Media:
     """What fetches media; it opens no connection before the first file."""
     url, key = settings.label_studio_url, settings.label_studio_api_key
     opened: list[LabelStudioApi] = []
@@ -443,4 +446,4 @@ def make_media(settings: Settings, state: State) -> Media:
 
     listed = [one for one in settings.media_hosts.split(",") if one.strip()]
     cache = Cache(settings.data_dir.absolute() / "media", settings.media_cache, state.tasks_alive)
-    return Media(Hosts(url, listed), cache, authorization, closing=close)
+    return Media(Hosts(url, listed), cache, authorization, closing=close, turns=Turns(waiters))

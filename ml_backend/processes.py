@@ -41,7 +41,9 @@ def web(settings: Settings) -> None:
         from ml_backend.bootstrap import make_services  # noqa: PLC0415 - in the web process, after the fork
         from ml_backend.web import create_app  # noqa: PLC0415
 
-        services = make_services(settings, models=settings.predict == "web")
+        # Fewer than half of the threads: the others are for events, and for clients with long bodies.
+        waiters = max(1, settings.threads // 2 - 1)
+        services = make_services(settings, models=settings.predict == "web", media_waiters=waiters)
         services.server.start()
         return create_app(services)
 

@@ -35,7 +35,17 @@ FLOORS: dict[str, frozenset[str]] = {
         }
     ),
     "what several parts share": frozenset(
-        {"exit_status", "lifeline", "logs", "redis_address", "redis_errors", "scripting", "stepping_back"}
+        {
+            "exit_status",
+            "lifeline",
+            "logs",
+            "redis_address",
+            "redis_errors",
+            "scripting",
+            "stepping_back",
+            "turns",
+            "unpacking",
+        }
     ),
     "parts with I/O": frozenset(
         {"embedded", "jobs", "label_studio", "media", "plain_state", "registry", "runs", "state", "tally"}

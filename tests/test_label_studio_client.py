@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import base64
+import contextlib
+import gzip
 import json
+import socketserver
 import subprocess
 import sys
 import threading
 import time
+import tracemalloc
 from itertools import count
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, urlsplit
@@ -22,11 +26,12 @@ from ml_backend.errors import (
     WrongToken,
 )
 from ml_backend.label_studio import LabelStudioApi, StoredPrediction
+from ml_backend.label_studio.transport import TooLarge, Transport
 from tests.label_studio.server import free_port
 from tests.loopback import Answer, Loopback, Received
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 LEGACY = "0123456789abcdef0123456789abcdef01234567"
 PREDICTION = StoredPrediction(task=1, result=[], score=0.5, model_version="v1")
@@ -292,6 +297,92 @@ def test_an_answer_that_makes_no_sense_is_an_error_of_ours(body: bytes) -> None:
         client.project(1)
 
 
+# Answers without end
+
+LARGEST = 3_000_000
+
+
+@pytest.fixture
+def endless() -> Iterator[tuple[str, list[int]]]:
+    """A server that never ends its answer; its URL, and how many bytes it got rid of for each request."""
+    sent: list[int] = []
+
+    class Handler(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            self.request.recv(65536)
+            self.request.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\n\r\n[0")
+            sent.append(0)
+            with contextlib.suppress(OSError):
+                while True:
+                    sent[-1] += self.request.send(b",0" * 32768)
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
+        server.daemon_threads = True
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_address[1]}", sent
+        server.shutdown()
+        thread.join()
+
+
+def bounded(url: str, key: str = LEGACY) -> Transport:
+    return Transport(url, key, timeout_s=5.0, patience_s=5.0, pause=at_once, largest=LARGEST)
+
+
+@pytest.mark.parametrize("key", [LEGACY, personal_token()], ids=["the call", "the token exchange"])
+def test_an_answer_without_end_is_given_up_at_the_limit_and_named(endless: tuple[str, list[int]], key: str) -> None:
+    url, sent = endless
+    with pytest.raises(TooLarge, match=rf"Label Studio at {url} answered /\S+ with more than 3,000,000 bytes"):
+        bounded(url, key).json("GET", "/api/projects/1/")
+    assert len(sent) == 1, "it would be no shorter the next time"
+    assert sent[0] < LARGEST + 30_000_000, "what the system's buffers hold beside it"
+
+
+def test_an_answer_that_unpacks_to_more_than_the_limit_is_never_held_in_memory() -> None:
+    bomb = gzip.compress(bytes(100_000_000), compresslevel=1)
+    with Loopback(lambda _: Answer(bomb, headers={"Content-Encoding": "gzip"})) as server:
+        transport = bounded(server.url)
+        with pytest.raises(TooLarge):
+            transport.json("GET", "/api/projects/1/")  # the first call brings the SDK
+        tracemalloc.start()
+        try:
+            with pytest.raises(TooLarge):
+                transport.json("GET", "/api/projects/1/")
+            assert tracemalloc.get_traced_memory()[1] < 20_000_000
+        finally:
+            tracemalloc.stop()
+
+
+def test_a_compressed_answer_is_read() -> None:
+    packed = gzip.compress(json.dumps(project()).encode())
+    with Loopback(lambda _: Answer(packed, headers={"Content-Encoding": "gzip"})) as server, api(server.url) as client:
+        assert client.project(1).sampling == ""
+        assert server.received[0].headers["Accept-Encoding"] == "gzip"
+
+
+@pytest.mark.parametrize(
+    ("encoding", "body"),
+    [
+        ("gzip, gzip", gzip.compress(gzip.compress(b"{}"))),
+        ("br", b"x"),
+        ("gzip", b"no gzip at all"),
+        ("gzip", gzip.compress(b"{}" * 1000)[:-9]),
+    ],
+)
+def test_compression_that_was_not_asked_for_or_is_broken_is_an_error_of_ours(encoding: str, body: bytes) -> None:
+    with (
+        Loopback(lambda _: Answer(body, headers={"Content-Encoding": encoding})) as server,
+        api(server.url) as client,
+        pytest.raises(LabelStudioError, match="/api/projects/1/ with what cannot be read"),
+    ):
+        client.project(1)
+
+
+def test_an_empty_answer_may_say_that_it_is_compressed() -> None:
+    with Loopback(lambda _: Answer(b"", headers={"Content-Encoding": "gzip"})) as server, api(server.url) as client:
+        client.delete_prediction(1)
+
+
 # Pages
 
 
@@ -342,6 +433,32 @@ def test_a_page_that_takes_too_long_is_asked_for_in_parts() -> None:
 
     with Loopback(slow_when_large) as server, api(server.url, timeout_s=0.3) as client:
         assert read_all(client) == list(range(1, 61))
+        released.set()
+
+
+def test_a_page_that_is_too_large_is_asked_for_in_parts() -> None:
+    with Loopback(data_manager(60)) as server, api(server.url) as client:
+        client._transport._largest = 1_000  # seven tasks
+        assert read_all(client) == list(range(1, 61))
+
+
+def test_a_task_that_is_too_large_by_itself_is_an_error() -> None:
+    with Loopback(data_manager(60)) as server, api(server.url) as client:
+        client._transport._largest = 50
+        with pytest.raises(TooLarge, match="/api/tasks/ with more than 50 bytes"):
+            read_all(client)
+
+
+def test_a_server_that_takes_too_long_for_a_single_task_is_not_asked_for_ever() -> None:
+    released = threading.Event()
+
+    def slow(_request: Received) -> Answer:
+        released.wait(10.0)
+        return Answer(status=503)
+
+    with Loopback(slow) as server, api(server.url, timeout_s=0.1, patience_s=0.2) as client:
+        with pytest.raises(LabelStudioUnreachable, match="did not answer /api/tasks/"):
+            read_all(client)
         released.set()
 
 

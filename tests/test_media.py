@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import gzip
+import time
 import tracemalloc
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from ml_backend.errors import LabelStudioUnreachable, SettingsError, Unavailable
 from ml_backend.examples import Example
 from ml_backend.media import Cache, Hosts, Media
 from ml_backend.media.cache import GRACE_S, IDLE_S, link
+from ml_backend.turns import Turns
 from tests.followers import only
 from tests.loopback import Answer, Loopback, Received
 
@@ -492,3 +494,21 @@ def test_the_state_knows_which_tasks_are_alive(studio: ModelLabelStudio, followe
     follower.state.mark(studio.uid, deleted_at=1.0)
     assert ask() is None
     assert follower.state.tasks_alive("9.1795333883", [1]) is None
+
+
+# --- how many wait at once --------------------------------------------------------------------------------------------
+
+
+def test_what_is_in_the_cache_needs_no_turn(tmp_path: Path) -> None:
+    turns = Turns(1)
+    with Loopback(lambda _: Answer(PICTURE)) as studio:
+        cache = Cache(tmp_path / "cache", 1_000_000, known)
+        media = Media(Hosts(studio.url, []), cache, lambda _renew: KEY, turns=turns)
+        path = media.path(UID, 1, "/data/upload/1/cat.png")
+        with turns.turn():
+            time.sleep(1.1)
+            assert media.path(UID, 1, "/data/upload/1/cat.png") == path
+            with pytest.raises(MediaError, match="too many requests wait for files") as refused:
+                media.path(UID, 1, "/data/upload/1/dog.png")
+            assert refused.value.kind == "unreachable"
+        media.close()

@@ -6,13 +6,15 @@ import json
 import os
 import signal
 import statistics
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.calls import SENTIMENT, WebProcess, environment, event, predict_body, services_on, setup_body
+from tests.calls import BOXES, SENTIMENT, WebProcess, environment, event, predict_body, services_on, setup_body
+from tests.loopback import Answer, Loopback
 from tests.parrot import publish, tasks, word_of
 from tests.running import wait_until
 from tests.valkey import connect, running_valkey
@@ -20,6 +22,8 @@ from tests.valkey import connect, running_valkey
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from tests.loopback import Received
 
 
 @pytest.fixture(scope="module")
@@ -159,3 +163,68 @@ def said(process: WebProcess) -> str | None:
     """What the served version says of a task; None before there is one."""
     results = process.ask("POST", "/predict", predict_body(tasks("one"))).json["results"]
     return word_of(results[0]) if results[0] else None
+
+
+def test_files_that_label_studio_does_not_send_hold_up_one_prediction_and_neither_the_others_nor_events(
+    stalling: tuple[Path, int], tmp_path: Path
+) -> None:
+    socket, _ = stalling
+    with connect(socket) as client:
+        client.flushall()
+    asked, over = threading.Event(), threading.Event()
+
+    def silent(_request: Received) -> Answer:
+        asked.set()
+        over.wait(120)
+        return Answer(status=503)
+
+    def predicted(number: int) -> list[list[dict[str, object]]]:
+        task = {"id": number, "data": {"image": f"/data/upload/5/{number}.png"}}
+        answer = process.ask("POST", "/predict", predict_body([task], label_config=BOXES))
+        assert answer.status == 200
+        return list(answer.json["results"])
+
+    with Loopback(silent) as studio, ThreadPoolExecutor(8) as pool:
+        told = {
+            "ML_BACKEND_MODEL": "tests.models.looking:Looker",
+            "ML_BACKEND_DATA_DIR": str(tmp_path / "data"),
+            "LABEL_STUDIO_URL": studio.url,
+            "LABEL_STUDIO_API_KEY": "a" * 40,
+            "THREADS": "4",
+        }
+        with WebProcess(environment(socket, tmp_path) | told) as process:
+            try:
+                with services_on(socket, tmp_path) as services:
+                    publish(services.registry, "yes")
+                crowd = [pool.submit(predicted, number) for number in range(8)]
+                wait_until(asked.is_set, 10, "a file is asked for")
+                began = time.monotonic()
+                wait_until(lambda: sum(one.done() for one in crowd) == 7, 15, "the others are answered")
+                assert [one.result() for one in crowd if one.done()] == [[[]]] * 7
+                assert process.ask("POST", "/webhook", event("ANNOTATION_CREATED")).status == 200
+                assert time.monotonic() - began < 17, "one file is waited for for 20 s"
+                assert len(studio.received) == 1
+            finally:
+                over.set()
+
+
+def test_slow_predictions_leave_a_thread_to_events(stalling: tuple[Path, int], tmp_path: Path) -> None:
+    socket, _ = stalling
+    with connect(socket) as client:
+        client.flushall()
+    body = predict_body(tasks(*["x"] * 600))  # 10 ms a task
+
+    with (
+        WebProcess(environment(socket, tmp_path, THREADS="3")) as process,
+        services_on(socket, tmp_path) as services,
+        ThreadPoolExecutor(8) as pool,
+    ):
+        assert process.ask("POST", "/setup", setup_body()).status == 200
+        publish(services.registry, "takes its time")
+        wait_until(lambda: said(process), 10, "the version serves")
+        crowd = [pool.submit(process.ask, "POST", "/predict", body) for _ in range(8)]
+        wait_until(lambda: sum(one.done() for one in crowd) >= 6, 9, "the others are answered")
+        assert process.ask("POST", "/webhook", event("ANNOTATION_CREATED")).status == 200
+        assert sum(one.done() for one in crowd) == 6, "two are at it for 6 s"
+        found = sorted(sum(map(bool, one.result().json["results"])) for one in crowd)
+        assert found == [0] * 6 + [600] * 2

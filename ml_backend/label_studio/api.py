@@ -32,7 +32,7 @@ from ml_backend.label_studio.records import (
     read_project,
     read_stub,
 )
-from ml_backend.label_studio.transport import TimedOut, Transport
+from ml_backend.label_studio.transport import TimedOut, TooLarge, Transport
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -212,7 +212,7 @@ class LabelStudioApi(ConnectionCalls):
         after: int = 0,
         largest: int = LARGEST_PAGE,
     ) -> Iterator[list[Read]]:
-        """Pages of the Data Manager's list. A page that takes too long is asked for again at a quarter of its size."""
+        """Pages of the Data Manager's list. One that takes too long or is too large is asked for again at a quarter."""
         size = min(_FIRST_PAGE, largest)
         while True:
             filters = {"conjunction": "and", "items": [*wanted, _filter("id", "greater", "Number", after)]}
@@ -229,7 +229,9 @@ class LabelStudioApi(ConnectionCalls):
                 answer, length = self._transport.sized(
                     "GET", "/api/tasks/", parameters=parameters, timeouts_pass=size == 1
                 )
-            except TimedOut:
+            except (TimedOut, TooLarge):
+                if size == 1:
+                    raise
                 size = max(1, size // 4)
                 continue
             tasks = answer.get("tasks") if isinstance(answer, dict) else None

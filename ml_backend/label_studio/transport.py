@@ -25,14 +25,17 @@ from ml_backend.errors import (
     WrongToken,
 )
 from ml_backend.label_studio.tokens import kind_of, problem_with, refusal
+from ml_backend.unpacking import WronglyPacked, unpacked
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from label_studio_sdk.core.client_wrapper import SyncClientWrapper
 
 _CONNECT_S = 5.0
 _LONGEST_DETAIL = 300
+_LARGEST = 256 * 1024 * 1024
+"""Bytes of an answer, unpacked: the sync's pages have a thirtieth of that."""
 _EXCHANGE = "/api/token/refresh/"
 _IS_IT_ONE = "Is LABEL_STUDIO_URL the address of a Label Studio?"
 _NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
@@ -40,6 +43,10 @@ _NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 
 class TimedOut(LabelStudioUnreachable):
     """Label Studio took the request and did not finish in time: asking for less may help."""
+
+
+class TooLarge(LabelStudioError):
+    """An answer is larger than what is held in memory for one: asking for less may help."""
 
 
 class _TryAgainError(Exception):
@@ -65,6 +72,7 @@ class Transport:
 
     ``timeout_s``: without a byte from Label Studio, per request. ``patience_s``: how long a failing request is
     repeated, with growing pauses; 0 never repeats. ``pause`` sleeps between the attempts and may raise to stop.
+    ``largest``: bytes of an answer.
     """
 
     def __init__(
@@ -75,6 +83,7 @@ class Transport:
         timeout_s: float = 60.0,
         patience_s: float = 30.0,
         pause: Callable[[float], None] = time.sleep,
+        largest: int = _LARGEST,
     ) -> None:
         parts = urlsplit(base_url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
@@ -91,7 +100,9 @@ class Transport:
         self._timeout_s = timeout_s
         self._patience_s = patience_s
         self._pause = pause
+        self._largest = largest
         self._http = httpx.Client(
+            headers={"Accept-Encoding": "gzip"},
             timeout=httpx.Timeout(timeout_s, connect=min(_CONNECT_S, timeout_s)),
             follow_redirects=False,
             # Without TLS there is nothing to verify, and reading the certificates takes longer than a request.
@@ -133,7 +144,7 @@ class Transport:
         ``repeatable`` is False for what must not be done twice: it is repeated only if it was never sent.
         ``timeouts_pass`` is False where a time-out shall end the call at once (`TimedOut`).
         Raises `WrongToken`, `LabelStudioRefused` (its ``status``), `LabelStudioUnreachable`, and `LabelStudioError`
-        when the answer is no JSON.
+        when the answer is no JSON, or has no end (`TooLarge`).
         """
         content = None if body is None else orjson.dumps(body)
         call = _Call(method, path, dict(parameters or {}), content, repeatable, timeouts_pass)
@@ -240,9 +251,12 @@ class Transport:
         return client
 
     def _look_at(self, answer: httpx.Response) -> None:
-        """Sees every answer, those too that the SDK takes for itself."""
+        """Sees every answer before its body is read, those too that the SDK takes for itself."""
         self.time_us = _date_of(answer)
         path = answer.url.path
+        assert isinstance(answer.stream, httpx.SyncByteStream)  # noqa: S101 - the client is not asynchronous
+        encoding = answer.headers.pop("content-encoding", "")
+        answer.stream = _Bounded(answer.stream, encoding, self._largest, f"Label Studio at {self._host}", path)
         if answer.is_redirect:
             target = urlsplit(answer.headers.get("location", ""))
             to = f"{target.scheme}://{target.netloc}" if target.netloc else target.path
@@ -264,6 +278,33 @@ class Transport:
         """Where requests go, without what may be secret in a URL."""
         parts = urlsplit(self.base_url)
         return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+
+
+class _Bounded(httpx.SyncByteStream):
+    """An answer's body, unpacked in small parts, that raises `LabelStudioError` when it is too large."""
+
+    def __init__(self, body: httpx.SyncByteStream, encoding: str, largest: int, who: str, path: str) -> None:
+        self._body = body
+        self._encoding = encoding
+        self._largest = largest
+        self._who = who
+        self._path = path
+
+    def __iter__(self) -> Iterator[bytes]:
+        size = 0
+        try:
+            for part in unpacked(self._body, self._encoding):
+                size += len(part)
+                if size > self._largest:
+                    raise TooLarge(
+                        f"{self._who} answered {self._path} with more than {self._largest:,} bytes. {_IS_IT_ONE}"
+                    )
+                yield part
+        except WronglyPacked as error:
+            raise LabelStudioError(f"{self._who} answered {self._path} with what cannot be read: {error}") from None
+
+    def close(self) -> None:
+        self._body.close()
 
 
 def _date_of(answer: httpx.Response) -> int | None:

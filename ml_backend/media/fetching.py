@@ -9,13 +9,14 @@ import mimetypes
 import re
 import threading
 import time
-import zlib
 from typing import TYPE_CHECKING
 from urllib.parse import unquote_to_bytes, urlsplit
 
 from ml_backend.errors import LabelStudioError, LabelStudioUnreachable, MediaError, SettingsError
 from ml_backend.media.addresses import Address, file_name
 from ml_backend.media.cache import link
+from ml_backend.turns import NoTurn, Turns
+from ml_backend.unpacking import WronglyPacked, unpacked
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -31,8 +32,6 @@ log = logging.getLogger(__name__)
 
 _CONNECT_S = 5.0
 _REDIRECTS = 3
-_UNPACKED = 1 << 20
-"""Bytes that are unpacked at a time: a small part of a compressed answer may hold a thousand times as much."""
 _DATA = re.compile(r"data:([\w.+-]+/[\w.+-]+)?((?:;[\w.+=-]+)*?)(;base64)?,", re.ASCII | re.IGNORECASE)
 
 
@@ -41,6 +40,7 @@ class Media:
 
     ``authorization(renew)`` gives the header that Label Studio asks for, a fresh one with ``renew``; it is sent with
     Label Studio's own files only, and never across a redirect. ``timeout_s``: without a byte; ``deadline_s``: a file.
+    ``turns``: how many threads may wait for one at once.
     """
 
     def __init__(
@@ -52,8 +52,10 @@ class Media:
         timeout_s: float = 20.0,
         deadline_s: float = 300.0,
         closing: Callable[[], None] | None = None,
+        turns: Turns | None = None,
     ) -> None:
         self._hosts = hosts
+        self._turns = turns or Turns()
         self._cache = cache
         self._authorization = authorization
         self._timeout_s = timeout_s
@@ -105,6 +107,13 @@ class Media:
     # Asking
 
     def _download(self, address: Address, path: Path, url: str) -> None:
+        try:
+            with self._turns.turn():
+                self._fetch(address, path, url)
+        except NoTurn as error:
+            raise MediaError("unreachable", f"too many requests wait for files: {error}", url) from None
+
+    def _fetch(self, address: Address, path: Path, url: str) -> None:
         try:
             self._ask(address, path, url)
         except MediaError as error:
@@ -178,28 +187,14 @@ class Media:
 
 
 def _unpacked(answer: httpx.Response, url: str) -> Iterator[bytes]:
-    """The parts of an answer, none much above a megabyte. Raises `MediaError` for what is compressed but by gzip.
+    """The parts of an answer. Raises `MediaError` for what is compressed but by gzip.
 
     Compression is not asked for; stores of objects send what they keep with gzip so all the same.
     """
-    encoding = answer.headers.get("content-encoding", "identity").strip().lower()
-    if encoding in {"identity", ""}:
-        yield from answer.iter_raw()
-        return
-    if encoding not in {"gzip", "x-gzip"}:
-        raise MediaError("not_media", f"{answer.url.host} sends it compressed with {encoding[:40]}", url)
-    unpacking = zlib.decompressobj(zlib.MAX_WBITS | 16)
     try:
-        for part in answer.iter_raw():
-            left = part
-            while left:
-                yield unpacking.decompress(left, _UNPACKED)
-                left = unpacking.unconsumed_tail
-        yield unpacking.flush(_UNPACKED)
-    except zlib.error as error:
-        raise MediaError("not_media", f"its gzip is broken: {error}", url) from None
-    if not unpacking.eof:
-        raise MediaError("unreachable", "its gzip is cut short", url)
+        yield from unpacked(answer.iter_raw(), answer.headers.get("content-encoding", ""))
+    except WronglyPacked as error:
+        raise MediaError("unreachable" if error.cut else "not_media", f"{answer.url.host}: {error}", url) from None
 
 
 def _raise_for(answer: httpx.Response, url: str, *, with_key: bool) -> None:

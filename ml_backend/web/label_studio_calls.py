@@ -20,6 +20,7 @@ from ml_backend.fields import read_text
 from ml_backend.runs import label_studio_status
 from ml_backend.settings import read_extra_params
 from ml_backend.state import Known
+from ml_backend.turns import NoTurn, Turns
 from ml_backend.uids import id_of, require_uid
 from ml_backend.web import metrics
 from ml_backend.web.answers import answer
@@ -53,6 +54,8 @@ class LabelStudioCalls:
         # A model with a ``fit`` of its own gets everything.
         self._brief = getattr(services.model_class, "fit", None) is TrainingBackend.fit
         self._configs = LabelConfigs(services.backend.check)
+        # A slow model, or a predict worker that does not answer, may take every thread but one.
+        self._turns = Turns(max(1, services.settings.threads - 1))
         self._up = {"status": "UP", "model_class": services.model_class.__name__, "version": __version__}
 
     def install(self, app: Flask) -> None:
@@ -147,13 +150,7 @@ class LabelStudioCalls:
         results: list[list[dict[str, Any]]] = [[] for _ in tasks]
         if readable:
             began = time.perf_counter()
-            made = self._services.server.predict(
-                uid,
-                [tasks[index] for index in readable],
-                label_config,
-                context,
-                self._services.settings.predict_deadline,
-            )
+            made = self._predicted(uid, [tasks[index] for index in readable], label_config, context)
             for index, predictions in zip(readable, made, strict=True):
                 results[index] = predictions
             tally, answered = self._services.tally, sum(map(bool, made))
@@ -161,6 +158,17 @@ class LabelStudioCalls:
             tally.add(metrics.PREDICTED, "answered", by=answered)
             tally.add(metrics.PREDICTED, "empty", by=len(tasks) - answered)
         return answer({"results": results})
+
+    def _predicted(
+        self, uid: str, tasks: list[dict[str, Any]], label_config: str, context: dict[str, Any] | None
+    ) -> list[list[dict[str, Any]]]:
+        try:
+            with self._turns.turn():
+                deadline = self._services.settings.predict_deadline
+                return self._services.server.predict(uid, tasks, label_config, context, deadline)
+        except NoTurn as error:
+            log.warning("project %s: %d tasks get no prediction: %s", uid, len(tasks), error)
+            return [[] for _ in tasks]
 
     def versions(self, body: dict[str, Any]) -> Response:
         """Names of versions, newest first: of one project, or, as Label Studio names none, of all."""
