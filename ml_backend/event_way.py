@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ml_backend import policy
 from ml_backend.errors import BadInput, ProjectUnknown
@@ -26,13 +26,21 @@ if TYPE_CHECKING:
     from ml_backend.runs import Requested, Runs
     from ml_backend.state import ProjectState, Recorded, State
 
-    First = Callable[[Recorded, Event, dict[str, Any], float], dict[str, Any] | None]
-
 log = logging.getLogger(__name__)
 
 _REMEMBERED = 1024
 CLICK = "START_TRAINING"
 _NOT_CONNECTED = "the project is not connected any more: nothing is trained for it"
+
+
+class First(Protocol):
+    """Who is asked about an event before the policy is."""
+
+    def check(self, event: Event, data: dict[str, Any], /) -> None:
+        """Raise `TypeError` for what could not be kept; nothing is recorded yet."""
+
+    def __call__(self, recorded: Recorded, event: Event, data: dict[str, Any], now: float, /) -> dict[str, Any] | None:
+        """The answer; None where the policy shall decide."""
 
 
 class ProjectSettings:
@@ -72,7 +80,7 @@ class EventWay:
         *,
         first: First | None = None,
     ) -> None:
-        """``first(recorded, event, data, now)`` is asked before the policy; what it answers is the answer."""
+        """What ``first`` answers, if anything, is the answer."""
         self._first = first
         self._state = state
         self._runs = runs
@@ -84,6 +92,8 @@ class EventWay:
         event = parse(action, data)
         if isinstance(event, Ignored) and (event.project is None or event.project.uid is None):
             return {"status": "ignored", "reason": event.reason}
+        if self._first is not None:
+            self._first.check(event, data)
         now = self._clock()
         try:
             recorded = self._state.record(event, now)

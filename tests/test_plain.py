@@ -21,6 +21,7 @@ from ml_backend.plain import PlainBackend
 from ml_backend.plain.process import PlainDied, PlainFailed, PlainProcess
 from ml_backend.plain_state import PlainState, WaitingEvent
 from ml_backend.settings import Settings
+from ml_backend.web import create_app
 from tests.faults.stage import Stage, annotation, click, deliver, kill, uid
 from tests.running import wait_until
 from tests.valkey import running_valkey
@@ -254,6 +255,26 @@ class TestARun:
         assert done.status == "failed"
         assert "No module named 'spacyless'" in done.ending
         assert services.plain().waiting(uid(7)) == 1
+
+    def test_an_event_with_parts_that_nobody_reads_waits_for_fit_whole_or_is_refused_and_changes_nothing(
+        self, open_services: Callable[..., Services]
+    ) -> None:
+        services = open_services(HABITS)
+        web = create_app(services).test_client()
+        text = json.dumps({"action": "ANNOTATION_CREATED", **event(1), "unread": "the deep one"})
+        outcomes = []
+        for depth in (100, *range(248, 258), 300, 900):
+            services.redis.flushdb()
+            deep = text.replace('"the deep one"', "[" * depth + "]" * depth)
+            answer = web.post("/webhook", data=deep, content_type="application/json")
+            outcomes.append(answer.status_code)
+            if answer.status_code == 200:
+                assert services.plain().waiting(uid(7)) == 1
+            else:
+                assert answer.json["error"] == {"field": "body", "reason": "is nested too deeply"}
+                assert set(services.redis.keys()) <= {b"mlb:tally"}
+        assert outcomes == sorted(outcomes)
+        assert (outcomes[0], outcomes[-1]) == (200, 400)
 
     def test_before_any_fit_the_class_serves_as_it_is(self, open_services: Callable[..., Services]) -> None:
         services = open_services(HABITS)

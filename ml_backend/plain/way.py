@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
+import orjson
+
 from ml_backend.events import AnnotationsDeleted, AnnotationsWritten, StartTraining
 
 if TYPE_CHECKING:
@@ -25,6 +27,12 @@ class PlainEvents:
         self._kept = kept
         self._runs = runs
         self._settings = settings
+
+    def check(self, event: Event, data: dict[str, Any]) -> None:
+        """Raises `TypeError` for an event with a part that is nested too deeply to be kept, whoever reads that part."""
+        if isinstance(event, AnnotationsWritten | AnnotationsDeleted | StartTraining):
+            # One level more than it has, as it will be in the line.
+            orjson.dumps([event.action, data])
 
     def __call__(self, recorded: Recorded, event: Event, data: dict[str, Any], now: float) -> dict[str, Any] | None:
         """The answer to an event that waits for `fit`; None for one that the policy decides about."""
