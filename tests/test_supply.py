@@ -26,6 +26,15 @@ def test_the_pins_of_label_studio_ml_are_overridden_here() -> None:
         importlib.metadata.version("attr")
 
 
+def test_the_audit_looks_at_what_the_wheel_brings_and_at_what_the_image_has() -> None:
+    audit = (ROOT / ".ci" / "audit").read_text(encoding="utf-8")
+    image = re.search(r"uv sync (--no-editable .*?) \$", (ROOT / "Dockerfile").read_text(encoding="utf-8"))
+    assert image is not None
+    assert f"uv sync --quiet {image[1]}\n" in audit
+    assert len(re.findall(r"^uvx pip-audit@\S+ --strict ", audit, re.MULTILINE)) == 2
+    assert any(".ci/audit" in one.read_text(encoding="utf-8") for one in WORKFLOWS)
+
+
 @pytest.mark.parametrize("workflow", WORKFLOWS, ids=lambda path: path.name)
 def test_a_workflow_starts_without_rights_and_pins_what_it_uses(workflow: Path) -> None:
     text = workflow.read_text(encoding="utf-8")
