@@ -1,6 +1,8 @@
 """Memory: a web process without a model and with one, a worker at rest, and Redis for each annotation.
 
-Resident sizes, as ``ps`` shows them; what processes share is counted in each. Linux only.
+Resident sizes, as ``ps`` shows them; what processes share is counted in each. Linux only. What labels by webhook leave
+behind and what the model adds are rows of their own. The model alone is what a bare process grows by; both kinds of
+process have handed back what they had free before and after, or importing into that would seem to cost nothing.
 Usage: python -m benchmarks.memory [--json] [--short]
 """
 
@@ -20,7 +22,7 @@ from benchmarks.processes import command, memory_mb, settled, tree
 from tests.running import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
 WEB_MB, WORKER_MB, ANNOTATION_BYTES, MODEL_FACTOR = 120, 90, 700, 1.1
@@ -35,11 +37,14 @@ print(resident() - before)
 """
 _LOAD = """
 from pathlib import Path
+from ml_backend import heap
 from model.auto import AutoModel
 model = AutoModel(label_config=Path(sys.argv[1]).read_text())
+heap.give_back()
 before = resident()
 model.load(Path(sys.argv[2]))
 model.predict([{"id": 1, "data": {"text": "where is my card"}}])
+heap.give_back()
 """
 _PRELOAD = """
 import importlib
@@ -64,9 +69,14 @@ def processes_of(backend: FedBackend, wanted: str) -> list[int]:
     return [pid for pid in tree(backend.process.pid) if command(pid).endswith(wanted) and len(tree(pid)) == 1]
 
 
-def resident(pids: Sequence[int]) -> float:
-    """The largest of them."""
-    return max(memory_mb(pid)[0] for pid in pids)
+def resident(pids: Sequence[int]) -> dict[int, float]:
+    """What each holds, in MB."""
+    return {pid: memory_mb(pid)[0] for pid in pids}
+
+
+def grown(before: Mapping[int, float], after: Mapping[int, float]) -> float:
+    """By how much the one grew that grew the most."""
+    return max(after[pid] - before[pid] for pid in before)
 
 
 def redis_bytes(backend: FedBackend, questions: Questions, size: int) -> float:
@@ -92,7 +102,8 @@ def measured(chosen: Options) -> list[Row]:
     """One backend, looked at before and after its first version."""
     questions = Questions.read(intents=5 if chosen.short else None)
     size, many = (50, 500) if chosen.short else (5_000, 10_000)
-    with folder() as where, FedBackend(where, questions.labels, size) as backend:
+    # One label more than are looked at before the first version.
+    with folder() as where, FedBackend(where, questions.labels, size + 1) as backend:
         assert backend.process is not None
         backend.feed(questions.train[:10])
         for _ in range(20):
@@ -101,24 +112,34 @@ def measured(chosen: Options) -> list[Row]:
             settled(backend.process.pid)
         web = wait_until(lambda: processes_of(backend, "processes web"), 10, "web processes")
         worker = wait_until(lambda: processes_of(backend, "work train"), 10, "a worker")
-        without, at_rest = resident(web), resident(worker)
+        without, at_rest = resident(web), max(resident(worker).values())
         backend.feed(questions.train[10:size])
+        if not chosen.short:
+            settled(backend.process.pid)
+        fed = resident(web)
+        backend.feed(questions.train[size : size + 1])
         backend.wait_for_version()
         for _ in range(20):
             backend.predict([text for text, _ in questions.test[:5]])
         if not chosen.short:
             settled(backend.process.pid)
-        with_model = resident(processes_of(backend, "processes web"))
+        with_model = resident(web)
         (where / "config.xml").write_text(backend.config)
         model = growth_mb(_LOAD, str(where / "config.xml"), str(backend.version_folder))
         libraries = growth_mb(_PRELOAD)
         each = redis_bytes(backend, questions, many)
     allowed = MODEL_FACTOR * model
     return [
-        _row("web process without a model", without, "MB", WEB_MB, "label-studio-ml 2.x: 170 MB"),
+        _row("web process without a model", max(without.values()), "MB", WEB_MB, "label-studio-ml 2.x: 170 MB"),
+        Row(f"web process: what {size:,} labels by webhook leave behind", grown(without, fed), "MB"),
         _row(
-            "web process: what the model adds", with_model - without, "MB", allowed, f"the model alone: {model:.0f} MB"
+            "web process: what the model adds",
+            grown(fed, with_model),
+            "MB",
+            allowed,
+            f"by itself: {model:.1f} MB",
         ),
+        Row("web process with a model, all in all", max(with_model.values()), "MB"),
         _row(
             "worker at rest",
             at_rest,

@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from ml_backend import heap
 from ml_backend.demo import Place
 from ml_backend.errors import RefitError, Unavailable
 from ml_backend.logs import set_up_logs
@@ -47,6 +48,7 @@ def web(settings: Settings) -> None:
         services.server.start()
         return create_app(services)
 
+    heap.share()
     serve(
         make_app,  # type: ignore[arg-type]
         bind=f"{settings.host}:{settings.port}",
@@ -126,6 +128,7 @@ def predictor(settings: Settings) -> None:
     """Make the predictions that web processes ask for, until told to stop."""
     from ml_backend.bootstrap import PATIENT_TIMEOUT_S, make_services  # noqa: PLC0415 - not for the other processes
 
+    heap.share()
     working = make_services(settings, timeout_s=PATIENT_TIMEOUT_S).predict_worker()
     for one in (signal.SIGTERM, signal.SIGINT):
         signal.signal(one, lambda *_: working.stop())

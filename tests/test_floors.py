@@ -37,6 +37,7 @@ FLOORS: dict[str, frozenset[str]] = {
     "what several parts share": frozenset(
         {
             "exit_status",
+            "heap",
             "lifeline",
             "logs",
             "redis_address",

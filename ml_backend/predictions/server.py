@@ -11,6 +11,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
+from ml_backend import heap
 from ml_backend.errors import RefitError, Unavailable
 from ml_backend.predictions.answers import Answering, normalised
 from ml_backend.predictions.presence import BEAT_S, LoadError, Presence
@@ -295,6 +296,7 @@ class PredictionServer:
             for one in evicted:
                 self._warm_with.pop(one, None)
                 self._stopped.pop(one, None)
+        heap.give_back()  # of loading, and of the version before
         try:
             self._presence.serves(uid, held.name)
             if healed:
