@@ -85,8 +85,9 @@ class NGrams:
         return counts
 
     def transform(self, texts: Sequence[str]) -> sparse.csr_array:
-        """The weighed rows of ``texts``."""
-        return self.weigh(self._counts(_read(texts)), self.idf)
+        """The weighed rows of ``texts``; a text's row is the same alone as among others, to the last bit."""
+        counts = self._counts_of_one(texts[0]) if len(texts) == 1 else self._counts(_read(texts))
+        return self.weigh(counts, self.idf)
 
     def weigh(self, counts: sparse.csr_array, idf: Floats) -> sparse.csr_array:
         """Damped tf-idf of ``counts``, in the type of ``idf``.
@@ -123,17 +124,34 @@ class NGrams:
         columns = _numbers(self.runs, runs)
         columns[columns >= 0] += len(self.words) + len(self.pairs)
         pairs, which = np.unique(self._neighbours(read), return_inverse=True)
-        pair_columns: Ints = np.full(len(pairs), -1)
-        if len(self.pairs):
-            at = np.minimum(np.searchsorted(self.pairs, pairs), len(self.pairs) - 1)
-            pair_columns = np.where(self.pairs[at] == pairs, at + len(self.words), -1)
         columns = np.insert(columns, np.cumsum(sizes), _numbers(self.words, read.words))
         turns = np.empty(2 * len(read.tokens), np.int64)
         turns[0::2] = read.tokens
         turns[1::2] = which + len(read.words)
         heights = np.append(sizes + 1, np.ones(len(pairs), np.int64))
-        right = _rows(np.append(columns, pair_columns), heights, self.width)
-        return _rows(turns, 2 * read.sizes, len(heights)) @ right
+        right = _rows(np.append(columns, self._pair_columns(pairs)), heights, self.width)
+        product = _rows(turns, 2 * read.sizes, len(heights)) @ right
+        # Sums depend on the order of what is added: it must not depend on what other texts there are.
+        product.sort_indices()
+        return product
+
+    def _counts_of_one(self, text: str) -> sparse.csr_array:
+        """The same for one text: who waits for a single prediction would wait for the product's workspace mostly."""
+        tokens = _cut(text)
+        known, runs = _numbers(self.words, tokens), _numbers(self.runs, _runs(tokens)[0])
+        pairs = (known[:-1] * len(self.words) + known[1:])[(known[:-1] >= 0) & (known[1:] >= 0)]
+        runs[runs >= 0] += len(self.words) + len(self.pairs)
+        columns = np.concatenate([known, self._pair_columns(pairs), runs])
+        found, often = np.unique(columns[columns >= 0], return_counts=True)
+        bounds = np.array([0, len(found)], np.int32)
+        return sparse.csr_array((often.astype(np.float32), found.astype(np.int32), bounds), shape=(1, self.width))
+
+    def _pair_columns(self, pairs: Ints) -> Ints:
+        """The column of each pair; -1 for one that is not known."""
+        if not len(self.pairs):
+            return np.full(len(pairs), -1)
+        at = np.minimum(np.searchsorted(self.pairs, pairs), len(self.pairs) - 1)
+        return np.where(self.pairs[at] == pairs, at + len(self.words), -1)
 
 
 def inverse_document_frequency(counts: sparse.csr_array) -> NDArray[np.float64]:
@@ -143,10 +161,14 @@ def inverse_document_frequency(counts: sparse.csr_array) -> NDArray[np.float64]:
 
 
 def _read(texts: Sequence[str]) -> _Read:
-    found = [_tokens(unicodedata.normalize("NFKC", text[:_LONGEST_TEXT]).lower()) for text in texts]
+    found = [_cut(text) for text in texts]
     tokens = list(chain.from_iterable(found))
     words = _distinct(tokens)
     return _Read(list(words), _numbers(words, tokens), np.fromiter(map(len, found), np.int64, len(found)))
+
+
+def _cut(text: str) -> list[str]:
+    return _tokens(unicodedata.normalize("NFKC", text[:_LONGEST_TEXT]).lower())
 
 
 def _runs(words: Sequence[str]) -> tuple[list[str], Ints]:

@@ -68,9 +68,9 @@ VALUES = st.one_of(
     st.text(st.characters(codec="latin-1"), max_size=12),
 )
 LINES = st.one_of(
-    st.just("POST /webhook HTTP/1.1"),
+    st.sampled_from(["POST /webhook HTTP/1.1", "POST /predict HTTP/1.1"]),
     st.sampled_from(
-        ["POST /webhook HTTP/1.0", "GET /webhook HTTP/1.1", "POST /webhook?a HTTP/1.1", "POST  /webhook HTTP/1.1"]
+        ["POST /webhook HTTP/1.0", "GET /predict HTTP/1.1", "POST /webhook?a HTTP/1.1", "POST  /predict HTTP/1.1"]
     ),
 )
 
@@ -102,9 +102,11 @@ def test_a_head_means_what_gunicorn_makes_of_it_or_is_left_to_gunicorn(line, kep
     }
 
 
-def test_the_event_that_label_studio_sends_takes_the_short_way():
-    found = ordinary.read(head(usual()), len(BODY))
+@pytest.mark.parametrize("path", ["/webhook", "/predict"])
+def test_what_label_studio_sends_while_an_annotator_waits_takes_the_short_way(path):
+    found = ordinary.read(head(usual(), f"POST {path} HTTP/1.1"), len(BODY))
     assert found is not None
+    assert found["PATH_INFO"] == path
     assert (found["CONTENT_TYPE"], found["HTTP_AUTHORIZATION"]) == ("application/json", USUAL["Authorization"])
 
 

@@ -402,6 +402,19 @@ def test_a_task_is_predicted_alone_as_among_others(mood_model: TextClassifier, t
     assert mood_model.predict(tasks(*texts)) == [mood_model.predict(tasks(text))[0] for text in texts]
 
 
+@given(st.lists(ANY_TEXT, min_size=1, max_size=6), st.lists(ANY_TEXT, min_size=2, max_size=6))
+def test_a_text_has_the_same_row_alone_as_among_others_to_the_last_bit(known: list[str], texts: list[str]) -> None:
+    ngrams = NGrams()
+    ngrams.fit(known)
+    asked = [*texts, *known, " ".join(texts)]
+    together = ngrams.transform(asked)
+    for at, text in enumerate(asked):
+        alone, row = ngrams.transform([text]), together[[at]]
+        assert alone.shape == row.shape
+        assert alone.indices.tolist() == row.indices.tolist()
+        assert alone.data.tolist() == row.data.tolist()
+
+
 LABELLED = st.lists(st.tuples(ANY_TEXT, st.sampled_from(["a", "b", "\ud800", "ü"])), min_size=2, max_size=12).filter(
     lambda rows: len({label for text, label in rows if text and not text.isspace()}) > 1
 )

@@ -46,5 +46,6 @@ def create_app(services: Services) -> Flask:
     JsonApi(services, overview, orders, outage).install(app)
     # Label Studio's older releases look at the root; browsers come there too.
     page.install(app, calls.health)
-    app.wsgi_app = ShortWay(app.wsgi_app, calls.event, door)  # type: ignore[method-assign]
+    short = {"webhook": calls.event, "predict": calls.prediction}
+    app.wsgi_app = ShortWay(app.wsgi_app, short, door)  # type: ignore[method-assign]
     return app

@@ -135,7 +135,15 @@ class LabelStudioCalls:
             if unsupported:
                 log.warning("project %s: this model does not support its label config: %s", uid, unsupported)
 
+    def prediction(self, environ: WSGIEnvironment) -> bytes:
+        """`predict`, from the WSGI request to the answer's JSON: an annotator may wait for the next task's."""
+        return orjson.dumps(self._answered(read_object(environ, self._limit)))
+
     def predict(self, body: dict[str, Any]) -> Response:
+        """The same for what did not take the short way."""
+        return answer(self._answered(body))
+
+    def _answered(self, body: dict[str, Any]) -> dict[str, Any]:
         """Predictions, as many lists as tasks; a task that cannot be read has an empty one in its place (fact 26)."""
         tasks = body.get("tasks")
         if not isinstance(tasks, list):
@@ -157,7 +165,7 @@ class LabelStudioCalls:
             tally.observe(metrics.PREDICTION, time.perf_counter() - began)
             tally.add(metrics.PREDICTED, "answered", by=answered)
             tally.add(metrics.PREDICTED, "empty", by=len(tasks) - answered)
-        return answer({"results": results})
+        return {"results": results}
 
     def _predicted(
         self, uid: str, tasks: list[dict[str, Any]], label_config: str, context: dict[str, Any] | None

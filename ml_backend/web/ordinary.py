@@ -1,4 +1,4 @@
-"""An ordinary event's way through HTTP: its head read at a glance, its answer written at once.
+"""How an ordinary event, or question for predictions, goes through HTTP: its head is read at a glance.
 
 Gunicorn's parser and writer know all of HTTP, and take a fifth of the time of an event, for which an annotator waits
 (fact 1). What is not exactly as Label Studio writes it is left to them: nothing here is more lenient than they are.
@@ -17,10 +17,9 @@ if TYPE_CHECKING:
 
     from _typeshed.wsgi import WSGIApplication
 
-_REQUEST_LINE = "POST /webhook HTTP/1.1\r\n"
 # No blank before or after a value, no character that is not printed, nothing near gunicorn's limits.
 _FIELD = r"[A-Za-z][A-Za-z0-9-]{0,60}: [!-~](?:[ -~]{0,2000}[!-~])?\r\n"
-_HEAD = re.compile(f"{re.escape(_REQUEST_LINE)}((?:{_FIELD}){{1,50}})\r\n".encode())
+_HEAD = re.compile(f"POST (/webhook|/predict) HTTP/1\\.1\r\n((?:{_FIELD}){{1,50}})\r\n".encode())
 _NEEDED = frozenset({"HTTP_HOST", "HTTP_CONTENT_LENGTH"})
 _NOT_ORDINARY = frozenset(
     {
@@ -33,14 +32,14 @@ _NOT_ORDINARY = frozenset(
 
 
 def read(head: bytes, length: int) -> dict[str, str] | None:
-    """The variables that WSGI makes of an ordinary event's head; None for every other head.
+    """The variables that WSGI makes of an ordinary request's head; None for every other head.
 
     ``length``: bytes of the body that came with it, which must be what the head says.
     """
     found = _HEAD.fullmatch(head)
     if found is None:
         return None
-    fields = found[1][:-2].decode("ascii").split("\r\n")
+    fields = found[2][:-2].decode("ascii").split("\r\n")
     variables: dict[str, str] = {}
     for field in fields:
         name, _, value = field.partition(": ")
@@ -56,7 +55,8 @@ def read(head: bytes, length: int) -> dict[str, str] | None:
     variables["CONTENT_LENGTH"] = variables.pop("HTTP_CONTENT_LENGTH")
     if (content_type := variables.pop("HTTP_CONTENT_TYPE", None)) is not None:
         variables["CONTENT_TYPE"] = content_type
-    variables.update(REQUEST_METHOD="POST", PATH_INFO="/webhook", RAW_URI="/webhook", SERVER_PROTOCOL="HTTP/1.1")
+    path = found[1].decode("ascii")
+    variables.update(REQUEST_METHOD="POST", PATH_INFO=path, RAW_URI=path, SERVER_PROTOCOL="HTTP/1.1")
     variables.update(QUERY_STRING="", SCRIPT_NAME="")
     return variables
 

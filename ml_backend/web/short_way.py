@@ -1,4 +1,4 @@
-"""Events go round Flask: an annotator waits for each (fact 1), and routing, contexts and hooks bring them nothing."""
+"""Events and predictions go round Flask: an annotator waits, and routing, contexts and hooks bring them nothing."""
 
 from __future__ import annotations
 
@@ -11,8 +11,6 @@ if TYPE_CHECKING:
 
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
-PATH = "/webhook"
-
 
 class Door(Protocol):
     """Who decides whether a request may pass."""
@@ -22,28 +20,33 @@ class Door(Protocol):
 
 
 class ShortWay:
-    """A WSGI application: answers ``POST /webhook`` by itself and hands everything else to ``app``.
+    """A WSGI application: answers a POST to one of the ``calls`` by itself and hands everything else to ``app``.
 
-    ``webhook`` turns a request into the answer's JSON; ``door`` is None when everybody may call.
+    Each call, by its name (``webhook`` for ``/webhook``), turns a request into the answer's JSON. ``door`` is None when
+    everybody may call.
     """
 
-    def __init__(self, app: WSGIApplication, webhook: Callable[[WSGIEnvironment], bytes], door: Door | None) -> None:
+    def __init__(
+        self, app: WSGIApplication, calls: Mapping[str, Callable[[WSGIEnvironment], bytes]], door: Door | None
+    ) -> None:
         self._app = app
-        self._webhook = webhook
+        self._calls = {f"/{name}": (name, call) for name, call in calls.items()}
         self._door = door
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """One request."""
-        if environ["PATH_INFO"] != PATH or environ["REQUEST_METHOD"] != "POST":
+        found = self._calls.get(environ["PATH_INFO"])
+        if found is None or environ["REQUEST_METHOD"] != "POST":
             return self._app(environ, start_response)
+        name, call = found
         status, headers = "200 OK", [("Content-Type", JSON)]
         try:
             if self._door is not None:
-                self._door.require(environ, "webhook")
-            body = self._webhook(environ)
+                self._door.require(environ, name)
+            body = call(environ)
         except Exception as error:
             # Whatever it is: a server that gets it would answer with a page of its own.
-            refusal = refuse(error, "POST", PATH)
+            refusal = refuse(error, "POST", environ["PATH_INFO"])
             status, body = refusal.status_line, refusal.body
             headers += refusal.headers
         headers.append(("Content-Length", str(len(body))))
