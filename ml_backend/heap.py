@@ -8,13 +8,20 @@ heap costs them nothing. Only glibc is told; elsewhere both functions do nothing
 from __future__ import annotations
 
 import ctypes
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 _M_ARENA_MAX = -8
 
 
-def share() -> None:
-    """Let all threads of this process, and of those that it forks, use one heap. Call it before threads are started."""
-    if (mallopt := _function("mallopt")) is not None:
+def share(environment: Mapping[str, str]) -> None:
+    """Let all threads of this process, and of those that it forks, use one heap. Call it before threads are started.
+
+    Nothing happens where the operator says by ``MALLOC_ARENA_MAX``, glibc's own variable, how many there may be.
+    """
+    if "MALLOC_ARENA_MAX" not in environment and (mallopt := _function("mallopt")) is not None:
         mallopt(_M_ARENA_MAX, 1)
 
 

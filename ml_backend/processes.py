@@ -48,7 +48,7 @@ def web(settings: Settings) -> None:
         services.server.start()
         return create_app(services)
 
-    heap.share()
+    heap.share(os.environ)
     serve(
         make_app,  # type: ignore[arg-type]
         bind=f"{settings.host}:{settings.port}",
@@ -128,7 +128,7 @@ def predictor(settings: Settings) -> None:
     """Make the predictions that web processes ask for, until told to stop."""
     from ml_backend.bootstrap import PATIENT_TIMEOUT_S, make_services  # noqa: PLC0415 - not for the other processes
 
-    heap.share()
+    heap.share(os.environ)
     working = make_services(settings, timeout_s=PATIENT_TIMEOUT_S).predict_worker()
     for one in (signal.SIGTERM, signal.SIGINT):
         signal.signal(one, lambda *_: working.stop())

@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ml_backend.cli.start import web_specs
-from ml_backend.settings import Settings
 from tests.running import RunningBackend, wait_until
 from tests.wheel import CONFIG, UID, annotated
 
@@ -65,19 +63,6 @@ def test_the_secret_stands_on_no_command_line(backend: RunningBackend) -> None:
     lines = b"".join((Path("/proc") / str(pid) / "cmdline").read_bytes() for pid in mentions(str(backend.data_dir)))
     assert lines
     assert secret.encode() not in lines
-
-
-def test_the_threads_of_web_processes_share_one_heap_unless_the_operator_says_otherwise(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    def told() -> str:
-        (web,) = web_specs(Settings.from_environment({}), {})
-        return web.env["MALLOC_ARENA_MAX"]
-
-    monkeypatch.delenv("MALLOC_ARENA_MAX", raising=False)
-    assert told() == "1"
-    monkeypatch.setenv("MALLOC_ARENA_MAX", "4")
-    assert told() == "4"
 
 
 def test_annotations_from_webhooks_alone_bring_a_version(backend: RunningBackend) -> None:

@@ -145,9 +145,6 @@ def web_specs(settings: Settings, environment: dict[str, str], after: tuple[str,
             env={
                 # Many threads predict at once here: a library's own threads would only get in each other's way.
                 "OMP_NUM_THREADS": "1",
-                # By default glibc gives each thread a heap of its own, and what is free in one is of no use to the
-                # others: 11 MB, and some KB more with each version.
-                "MALLOC_ARENA_MAX": os.environ.get("MALLOC_ARENA_MAX", "1"),
                 **environment,
             },
             after=after,
