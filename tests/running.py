@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import http.client
 import json
 import os
 import re
@@ -94,7 +95,8 @@ class RunningBackend:
                 raise AssertionError(f"it ended with {self.process.returncode}:\n{self.log()}")
             try:
                 return self.get("/health")[0] == 200
-            except OSError:
+            except (OSError, http.client.HTTPException):
+                # A process that is killed while it answers leaves half an answer.
                 return False
 
         try:

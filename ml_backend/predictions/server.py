@@ -296,7 +296,6 @@ class PredictionServer:
             for one in evicted:
                 self._warm_with.pop(one, None)
                 self._stopped.pop(one, None)
-        heap.give_back()  # of loading, and of the version before
         try:
             self._presence.serves(uid, held.name)
             if healed:
@@ -307,6 +306,7 @@ class PredictionServer:
             # Said again with the first beat that arrives.
             log.warning("the others do not know yet that this process serves %s: %s", held.name, error)
             self._unsaid = True
+        heap.give_back()  # of loading, and of the version before
 
     def _stop(self, uid: str, target: str | None, moves: int | None = None) -> None:
         with self._lock:
