@@ -142,11 +142,8 @@ def web_specs(settings: Settings, environment: dict[str, str], after: tuple[str,
         ProcessSpec(
             name="web",
             argv=process_argv("web"),
-            env={
-                # Many threads predict at once here: a library's own threads would only get in each other's way.
-                "OMP_NUM_THREADS": "1",
-                **environment,
-            },
+            # Many threads predict at once here: a library's own threads would only get in each other's way.
+            env={"OMP_NUM_THREADS": "1", **environment},
             after=after,
             ready=answers(f"http://{_reachable(settings.host)}:{settings.port}/health"),
             grace_s=15.0,

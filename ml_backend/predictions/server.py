@@ -283,19 +283,22 @@ class PredictionServer:
 
     def _swap(self, uid: str, held: _Loaded, *, healed: bool) -> None:
         evicted: list[str] = []
+        gone: list[_Loaded] = []
         with self._lock:
-            gone = [self._loaded[uid]] if uid in self._loaded else []
+            if uid in self._loaded:
+                gone.append(self._loaded[uid])
             self._loaded[uid] = held
             if healed:
                 self._stopped.pop(uid, None)
             while len(self._loaded) > self._models:
-                least, one_gone = self._loaded.popitem(last=False)
+                least = next(iter(self._loaded))
                 evicted.append(least)
-                gone.append(one_gone)
+                gone.append(self._loaded.pop(least))
             self._replaced += map(weakref.ref, gone)
             for one in evicted:
                 self._warm_with.pop(one, None)
                 self._stopped.pop(one, None)
+        gone.clear()  # outside the lock, and before the heap is tidied
         try:
             self._presence.serves(uid, held.name)
             if healed:
