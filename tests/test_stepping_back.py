@@ -19,8 +19,10 @@ import json, os
 from pathlib import Path
 from ml_backend.stepping_back import step_back
 def now():
+    # A session that began before the kernel grouped any is in none: its file is empty.
     group = Path("/proc/self/autogroup")
-    return [os.getpriority(os.PRIO_PROCESS, 0), group.read_text().split()[-1] if group.exists() else ""]
+    said = group.read_text().split() if group.exists() else []
+    return [os.getpriority(os.PRIO_PROCESS, 0), said[-1] if said else ""]
 before = now()
 step_back(7)
 print(json.dumps([before, now()]))
