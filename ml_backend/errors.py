@@ -13,7 +13,8 @@ RefitError
 ├── RunEnded                 raised inside a run that must stop
 │   ├── RunCancelled         somebody cancelled it
 │   ├── LeaseLost            another worker may hold the project now: publish nothing
-│   └── WorkerStopping       the worker was asked to stop: the run goes back to the queue
+│   ├── WorkerStopping       the worker was asked to stop: the run goes back to the queue
+│   └── RunTimedOut          it took longer than a run may take
 ├── RegistryError            the version store
 │   ├── VersionNotFound
 │   ├── VersionCorrupt       a file is missing, cut short or tampered with

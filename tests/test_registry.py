@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from fsspec.implementations.local import LocalFileSystem
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -25,6 +26,7 @@ from ml_backend.errors import (
     Unavailable,
     VersionCorrupt,
     VersionNotFound,
+    WorkerStopping,
 )
 from ml_backend.registry import Manifest, Metrics, Promotion, Registry, decode_ids, encode_ids
 from tests.disks import small_disk
@@ -566,6 +568,21 @@ def test_verifying_again_does_not_read_the_files_again(folder_registry: Registry
     started = time.perf_counter()
     folder_registry.fetch(UID, number)
     assert time.perf_counter() - started < first / 2
+
+
+def test_a_worker_that_is_asked_to_stop_while_it_uploads_says_so_and_blames_no_store(
+    socket: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(*_: object, **__: object) -> None:
+        raise WorkerStopping("the worker was asked to stop")
+
+    with connect(socket) as client:
+        registry = Registry(f"local://{tmp_path}/store", client, cache=tmp_path / "cache")
+        with monkeypatch.context() as patch:
+            patch.setattr(LocalFileSystem, "put_file", stopped)
+            with pytest.raises(WorkerStopping):
+                publish(registry, model)
+        assert registry.versions(UID) == []
 
 
 def test_threads_may_fetch_the_same_remote_version_at_once(socket: Path, model: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from ml_backend import NotTrainable
 from ml_backend.bootstrap import Services, make_services
-from ml_backend.errors import WorkerStopping
+from ml_backend.errors import RunEnded, RunTimedOut, WorkerStopping
 from ml_backend.events import Annotation, AnnotationsDeleted, AnnotationsWritten, Project, Task
 from ml_backend.registry import Registry
 from ml_backend.registry.aliases import Aliases
@@ -427,6 +427,29 @@ def test_without_a_readable_record_of_the_version_that_serves_nothing_is_compare
     path.write_text(json.dumps(manifest if damage == "of an older release" else {**manifest, "left_out": whole[:-8]}))
     assert "promoted: too few to compare" in run(services, validating).ending
     assert services.registry.get(UID, 2).manifest.left_out != ""
+
+
+class Ended(Switchable):
+    """While what serves is scored, the run is told to end."""
+
+    word: RunEnded
+
+    def predict(self, tasks: list[dict[str, Any]], context: dict[str, Any] | None = None, **kwargs: Any) -> Any:
+        if self.model_version == "incumbent":
+            raise type(self).word
+        return super().predict(tasks, context, **kwargs)
+
+
+@pytest.mark.parametrize(("word", "status"), [(WorkerStopping("stop"), "queued"), (RunTimedOut("too long"), "failed")])
+def test_a_word_to_end_is_heard_while_what_serves_is_scored(
+    services: Services, trainer: Trainer, word: RunEnded, status: str
+) -> None:
+    annotate(services, *range(1, 151))
+    run(services, trainer)
+    Ended.word = word
+    trainer._make_model = lambda uid, config, params: Ended(uid, config, extra_params=params)
+    assert run(services, trainer).status == status
+    assert [one.number for one in services.registry.versions(UID)] == [1]
 
 
 def test_the_project_may_ask_for_better_versions_only(services: Services, trainer: Trainer) -> None:

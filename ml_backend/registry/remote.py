@@ -11,7 +11,7 @@ import shutil
 import threading
 from typing import TYPE_CHECKING, Any
 
-from ml_backend.errors import RegistryError, StoreUnavailable
+from ml_backend.errors import RegistryError, RunEnded, StoreUnavailable
 from ml_backend.registry.manifest import MANIFEST, FileEntry, encode
 from ml_backend.uids import PATTERN
 
@@ -52,8 +52,8 @@ class RemoteStorage:
         system, root = self._open()
         try:
             yield system, root
-        except (FileNotFoundError, RegistryError):
-            raise
+        except (FileNotFoundError, RegistryError, RunEnded):
+            raise  # the last: a worker that is asked to stop says so wherever the program is
         except Exception as error:
             # Every implementation brings its own exceptions (botocore, aiohttp, google): all mean the same here.
             raise StoreUnavailable(f"the version store {self._url} cannot be used: {error}") from error

@@ -12,7 +12,6 @@ from ml_backend.events import (
     AnnotationsDeleted,
     AnnotationsWritten,
     Event,
-    Ignored,
     Project,
     ProjectChanged,
     StartTraining,
@@ -383,8 +382,6 @@ def _date(event: Event) -> str | None:
         newest = event.newest_us
     elif isinstance(event, ProjectChanged):
         newest = event.project.updated_at_us
-    elif isinstance(event, Ignored):
-        newest = None
     return str(newest) if newest else None
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ml_backend import left_out, scores
-from ml_backend.errors import VersionCorrupt
+from ml_backend.errors import RunEnded, VersionCorrupt
 from ml_backend.predictions.answers import normalised
 from ml_backend.training.snapshot import FileTrainingSet
 
@@ -134,6 +134,8 @@ class Comparing:
             old = self._make_model().loaded(incumbent, "incumbent")
             before = self._scores(old, data)
             totals = old.evaluate(data) if scored is None else {}
+        except RunEnded:
+            raise  # a worker that is asked to stop, or a time limit, says so wherever the program is
         except Exception as error:
             log.warning("what serves cannot be scored any more: %s: %s", type(error).__name__, error)
             return None
