@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from ml_backend.bootstrap import make_services
-from ml_backend.errors import BadInput, LeaseLost, NewerState, Unavailable
+from ml_backend.errors import BadInput, LeaseLost, NewerState, RefitError, Unavailable
 from ml_backend.events import parse
 from ml_backend.settings import Settings
 from ml_backend.state import SyncState
@@ -115,6 +115,60 @@ def test_an_export_is_of_one_moment(services: Services, other: Services) -> None
     assert project is not None
     assert project.derived.total_annotations_number == 1199
     assert sum(len(task.annotations) for task in other.state.stored(SEVEN)) == 1199
+
+
+def copies_in(client: redis.Redis) -> list[bytes]:
+    """What an export or an import that is under way holds in Redis; it goes by itself after a time."""
+    return [*client.scan_iter("*}:export-*"), *client.scan_iter("*}:import-*")]
+
+
+def test_an_export_lasts_however_slowly_it_is_read(services: Services) -> None:
+    annotate(services, *range(1, 1200))
+    lines = services.transfer().lines(SEVEN, release="0.1.0", now=2000.0)
+    for _ in range(4):
+        next(lines)
+        for copy in copies_in(services.redis):
+            services.redis.expire(copy, 60)
+    next(lines)
+    assert min(services.redis.ttl(copy) for copy in copies_in(services.redis)) > 60
+
+
+def test_an_export_that_nobody_read_on_for_too_long_has_no_end_instead_of_a_wrong_one(services: Services) -> None:
+    annotate(services, *range(1, 1200))
+    lines = services.transfer().lines(SEVEN, release="0.1.0", now=2000.0)
+    read = [next(lines), next(lines)]
+    services.redis.delete(*copies_in(services.redis))
+    with pytest.raises(RefitError, match="begin again"):
+        read.extend(lines)
+    assert not any(b'"end"' in line for line in read)
+
+
+def test_an_import_that_stood_still_for_too_long_changes_nothing(services: Services, other: Services) -> None:
+    annotate(services, 1, 2)
+    annotate(other, 1, 2, 3)
+
+    def slow() -> Iterator[bytes]:
+        for number, line in enumerate(exported(services)):
+            if number == 3:
+                other.redis.delete(*copies_in(other.redis))
+            yield line
+
+    before = held(other.redis, SEVEN)
+    with pytest.raises(RefitError, match="begin again"):
+        other.transfer().take_in(slow(), now=2000.0, replace=True)
+    assert held(other.redis, SEVEN) == before
+    assert copies_in(other.redis) == []
+
+
+def test_a_part_without_entries_is_none(services: Services, other: Services) -> None:
+    annotate(services, 1, 2)
+    annotate(other, 1, 2, 3)
+    head, *rest, end = exported(services)
+    nothing = b'{"key": "history", "type": "list", "entries": []}'
+    lines = [head, nothing, *rest, json.dumps({"end": json.loads(end)["end"] + 1}).encode()]
+    other.transfer().take_in(lines, now=2000.0, replace=True)
+    assert sum(len(task.annotations) for task in other.state.stored(SEVEN)) == 2
+    assert other.runs.history(SEVEN) == []
 
 
 def test_an_export_leaves_nothing_behind_even_when_its_reader_goes_away(services: Services) -> None:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import orjson
 
-from ml_backend.errors import BadInput, NewerState
+from ml_backend.errors import BadInput, NewerState, RefitError
 from ml_backend.redis_errors import answering
 from ml_backend.state.keys import Keys
 from ml_backend.state.schema import SCHEMA, refuse_newer
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from redis.client import Pipeline
 
 FORMAT = 1
+"""Raised when an older release would read wrongly what is written; a key that it does not know it refuses by itself."""
 
 KEPT: dict[str, str] = {
     "meta": "hash",
@@ -79,7 +80,7 @@ class Transfer:
     def lines(self, uid: str, *, release: str, now: float) -> Iterator[bytes]:
         """The export of a project, line by line, without line ends. Needs twice its memory in Redis while it is read.
 
-        Raises `BadInput` for a project that is not known.
+        Raises `BadInput` for a project that is not known, `RefitError` when nobody reads on for an hour.
         """
         require_uid(uid)
         copies = {name: self._keys.of(uid, f"export-{secrets.token_hex(6)}-{name}") for name in KEPT}
@@ -93,16 +94,20 @@ class Transfer:
                 for name, copy in copies.items():
                     pipe.copy(self._keys.of(uid, name), copy)
                     pipe.expire(copy, _LONGEST_COPY_S)
-                pipe.execute()
+                there = pipe.execute()[::2]
+        held = {name: copy for (name, copy), one in zip(copies.items(), there, strict=True) if one}
         try:
             head = {"refit_export": FORMAT, "schema": SCHEMA, "uid": uid, "release": release, "exported_at": now}
             yield orjson.dumps(head)
+            self._renew(held.values())
             count = 1
-            for name, kind in KEPT.items():
-                for entries in self._parts(copies[name], kind):
+            for name, copy in held.items():
+                for entries in self._parts(copy, KEPT[name]):
                     if name == "meta":
                         entries = [one for one in entries if one[0] not in _PASSING]  # noqa: PLW2901 - the same, less
-                    yield orjson.dumps({"key": name, "type": kind, "entries": entries})
+                    yield orjson.dumps({"key": name, "type": KEPT[name], "entries": entries})
+                    # Who reads may take any time, and must not get the rest of a copy that is gone as the end of it.
+                    self._renew(held.values())
                     count += 1
             yield orjson.dumps({"end": count})
         finally:
@@ -113,7 +118,8 @@ class Transfer:
         """Import an export; returns the project's uid. It is synced with Label Studio as soon as that can be asked.
 
         Raises `BadInput` (field ``line <n>``) for what is no export or is cut short, `BadInput` (``project``) when the
-        project is known here already and ``replace`` is false, or trains; `NewerState` for one of a newer release.
+        project is known here already and ``replace`` is false, or trains; `NewerState` for one of a newer release;
+        `RefitError` when no line comes for an hour.
         """
         token = secrets.token_hex(6)
         reading = _Reading(lines)
@@ -121,6 +127,9 @@ class Transfer:
         fresh: dict[str, str] = {}
         try:
             for name, entries in reading.parts():
+                if not entries:
+                    continue
+                self._renew(fresh.values())
                 copy = fresh.setdefault(name, self._keys.of(uid, f"import-{token}-{name}"))
                 with answering(), self._redis.pipeline(transaction=False) as pipe:
                     _write(pipe, copy, KEPT[name], entries)
@@ -130,6 +139,7 @@ class Transfer:
                 stated = _decoded(self._redis.hget(fresh["meta"], "uid")) if "meta" in fresh else ""
             if stated != uid:
                 raise BadInput("line 1", f"is of project {uid}, and the rest is not")
+            self._renew(fresh.values())
             self._appear(uid, fresh, now, replace=replace)
         finally:
             if fresh:
@@ -166,6 +176,14 @@ class Transfer:
 
         with answering():
             self._redis.transaction(cast("Callable[[Pipeline], None]", swap), meta, running, waiting, self._keys.uids)
+
+    def _renew(self, copies: Iterable[str]) -> None:
+        """Let the copies last for another hour. Raises `RefitError` where one is gone: it would not be whole."""
+        with answering(), self._redis.pipeline(transaction=False) as pipe:
+            for copy in copies:
+                pipe.expire(copy, _LONGEST_COPY_S)
+            if not all(pipe.execute()):
+                raise RefitError("it stood still for an hour, and what was read is thrown away by now: begin again")
 
     def _parts(self, key: str, kind: str) -> Iterator[list[Any]]:
         """What a key holds, some entries at a time."""
@@ -214,7 +232,9 @@ class _Reading:
                 return
             name, entries = line.get("key"), line.get("entries")
             if not isinstance(name, str) or KEPT.get(name) is None or line.get("type") != KEPT[name]:
-                raise BadInput(self._at, "is of no key that a project has")
+                raise BadInput(
+                    self._at, "is of no key that a project has; if a newer release wrote it, upgrade ml-backend here too"
+                )
             if not isinstance(entries, list):
                 raise BadInput(self._at, "has no entries")
             try:
@@ -249,8 +269,6 @@ def _entry(kind: str, entry: Any) -> Any:  # noqa: ANN401 - JSON
 
 
 def _write(pipe: Pipeline, key: str, kind: str, entries: list[Any]) -> None:
-    if not entries:
-        return
     if kind == "string":
         pipe.set(key, entries[0])
     elif kind == "list":
