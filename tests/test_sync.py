@@ -775,6 +775,24 @@ def test_a_deleted_project_is_thrown_away_after_a_time_and_nothing_of_others(hou
     assert house.state.load(other) is not None
 
 
+def test_an_event_that_comes_while_a_project_is_thrown_away_leaves_no_half_of_it(
+    house: House, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house.sync()
+    house.state.mark(UID, deleted_at=NOW)
+    plain = client.scan_iter
+
+    def scanned(**how: Any) -> Iterator[bytes]:
+        house.event(1, 1001)  # from a webhook that nobody removed
+        yield from plain(**how)
+
+    monkeypatch.setattr(client, "scan_iter", scanned)
+    assert Purge(client)(UID, NOW + 100, 100.0)
+    house.event(2, 1002)
+    assert house.state.uids() == [UID]
+    assert house.annotations() == 1
+
+
 def test_a_project_that_is_connected_again_is_not_thrown_away(house: House, client: redis.Redis) -> None:
     house.sync()
     house.state.mark(UID, deleted_at=NOW)
