@@ -624,6 +624,18 @@ def test_a_model_that_refers_to_itself_goes_when_it_was_replaced_and_the_last_re
         gc.enable()
 
 
+def test_a_projects_lock_is_one_as_long_as_somebody_uses_it_and_leaves_nothing_behind(
+    client: redis.Redis, store: Path
+) -> None:
+    serving = server(client, store)
+    turn = serving._turn(UID)
+    for number in range(12_000):
+        serving._turn(f"{number}.1795333884")
+    assert serving._turn(UID) is turn
+    del turn
+    assert not serving._loading
+
+
 def test_version_after_version_leaves_nothing_behind(client: redis.Redis, store: Path, registry: Registry) -> None:
     def serve_another(serving: PredictionServer, number: int) -> None:
         with tempfile.TemporaryDirectory() as folder:

@@ -86,7 +86,8 @@ class PredictionServer:
         self._stopped: dict[str, _Stopped] = {}
         self._nameless: dict[str, float] = {}  # until when the store need not be asked for a version
         self._warm_with: dict[str, tuple[JsonObject, str]] = {}
-        self._loading: dict[str, threading.Lock] = {}
+        # Whoever has a project's lock, or waits for it, keeps it here: names that nobody knows leave nothing behind.
+        self._loading: weakref.WeakValueDictionary[str, threading.Lock] = weakref.WeakValueDictionary()
         self._replaced: list[weakref.ref[_Loaded]] = []
         self._lock = threading.Lock()
         self._presence = Presence(redis, prefix)
@@ -328,8 +329,6 @@ class PredictionServer:
 
     def _turn(self, uid: str) -> threading.Lock:
         with self._lock:
-            if len(self._loading) >= _NAMELESS:
-                self._loading = {uid: one for uid, one in self._loading.items() if one.locked()}
             return self._loading.setdefault(uid, threading.Lock())
 
     # Following the aliases
