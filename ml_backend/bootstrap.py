@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from ml_backend.connecting.connector import Connector
     from ml_backend.jobs import Jobs
     from ml_backend.label_studio import LabelStudioApi
+    from ml_backend.settings import Strategy
     from ml_backend.state import ProjectState
 
 log = logging.getLogger(__name__)
@@ -394,18 +395,12 @@ def make_services(
             return settings.refit, {}
         return project_settings.read(project.extra_params if project is not None else "")
 
-    def make(uid: str, label_config: str) -> TrainingBackend:
-        made = chosen(str(id_of(uid)), label_config, extra_params=set_for(uid)[1])
-        return made.fetching(media.of(uid))
+    def make(uid: str, label_config: str) -> tuple[TrainingBackend, Strategy]:
+        refit, own = set_for(uid)
+        made = chosen(str(id_of(uid)), label_config, extra_params=own)
+        return made.fetching(media.of(uid)), refit.predictions.strategy
 
-    server = here = PredictionServer(
-        registry,
-        make,
-        client,
-        prefix=prefix,
-        models=settings.max_models,
-        strategy=lambda uid: set_for(uid)[0].predictions.strategy,
-    )
+    server = here = PredictionServer(registry, make, client, prefix=prefix, models=settings.max_models)
     if not models:
         # A client of its own: it waits for answers longer than any other call may take.
         server = RemotePredictions(here, Desk(connect(settings, timeout_s=PATIENT_TIMEOUT_S), prefix, quick=client))

@@ -17,6 +17,8 @@ from tests.valkey import connect
 if TYPE_CHECKING:
     import redis
 
+    from ml_backend.settings import Strategy
+
 UID = "5.1795333883"
 CONFIG = (
     '<View><Text name="t" value="$text"/>'
@@ -52,8 +54,8 @@ class Parrot(backend.TrainingBackend):
         return {"result": [region | {"value": {"choices": [self.word]}}], "score": 0.5}
 
 
-def make_model(uid: str, label_config: str) -> Parrot:
-    return Parrot(uid, label_config)
+def make_model(uid: str, label_config: str) -> tuple[Parrot, Strategy]:
+    return Parrot(uid, label_config), "margin"
 
 
 def publish(registry: Registry, word: str, uid: str = UID, *, promote: bool = True) -> str:

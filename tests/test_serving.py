@@ -581,7 +581,7 @@ def test_chunks_grow_while_the_model_is_quick() -> None:
 
 
 def test_the_parrot_is_a_model_like_any_other() -> None:
-    assert make_model(UID, CONFIG).controls[0].labels == ("a", "b")
+    assert make_model(UID, CONFIG)[0].controls[0].labels == ("a", "b")
 
 
 # What stays
@@ -600,10 +600,10 @@ def test_a_model_that_refers_to_itself_goes_when_it_was_replaced_and_the_last_re
 ) -> None:
     made: list[weakref.ref[Knot]] = []
 
-    def make(uid: str, label_config: str) -> Knot:
+    def make(uid: str, label_config: str) -> tuple[Knot, Strategy]:
         knot = Knot(uid, label_config)
         made.append(weakref.ref(knot))
-        return knot
+        return knot, "margin"
 
     gc.disable()  # as good as in a web process, which looks so rarely
     try:

@@ -56,21 +56,19 @@ class _Stopped:
 class PredictionServer:
     """Answers `/predict` from loaded versions; a request waits for a load only when nothing of the project is loaded.
 
-    ``make_model(uid, label_config)`` makes an instance to load a version into; ``models`` is how many loaded models
-    stay in memory, the least recently used goes first. ``strategy(uid)``, what ranks a project's predictions, is asked
-    for when a version is loaded. Any number of threads may call `predict`; `start` and `close` belong to one process,
-    after a fork.
+    ``make_model(uid, label_config)`` makes an instance to load a version into, and says what ranks the project's
+    predictions; ``models`` is how many loaded models stay in memory, the least recently used goes first. Any number of
+    threads may call `predict`; `start` and `close` belong to one process, after a fork.
     """
 
     def __init__(
         self,
         registry: Registry,
-        make_model: Callable[[str, str], TrainingBackend],
+        make_model: Callable[[str, str], tuple[TrainingBackend, Strategy]],
         redis: redis.Redis,
         prefix: str = "mlb:",
         *,
         models: int = 16,
-        strategy: Callable[[str], Strategy] = lambda _uid: "margin",
         poll_s: float = _POLL_S,
         retry_s: float = _RETRY_S,
     ) -> None:
@@ -79,7 +77,6 @@ class PredictionServer:
         self._redis = redis
         self._prefix = prefix
         self._models = max(1, models)
-        self._strategy = strategy
         self._poll_s = poll_s
         self._retry_s = retry_s
         self._loaded: OrderedDict[str, _Loaded] = OrderedDict()
@@ -266,7 +263,8 @@ class PredictionServer:
             manifest = self._registry.get(uid, number).manifest
             name = manifest.name
             folder = self._registry.fetch(uid, number)
-            model = self._make_model(uid, manifest.label_config or "").loaded(folder, name)
+            made, strategy = self._make_model(uid, manifest.label_config or "")
+            model = made.loaded(folder, name)
             self._warm(uid, model)
         except Exception as error:
             # The store's faults and whatever a model author's code raises: nothing of it may reach a request.
@@ -274,7 +272,7 @@ class PredictionServer:
             self._note(uid, name, f"{type(error).__name__}: {error}")
             return None
         log.info("project %s: %s loaded in %.2f s", uid, name, time.monotonic() - began)
-        return _Loaded(number, name, model, self._strategy(uid))
+        return _Loaded(number, name, model, strategy)
 
     def _warm(self, uid: str, model: TrainingBackend) -> None:
         known = self._warm_with.get(uid)
