@@ -69,6 +69,10 @@ class Desk:
         self._put = self._quick.register_script(_PUT)
         self._fate = self._quick.register_script(_FATE)
 
+    def close(self) -> None:
+        """Close the connections on which is waited; ``quick`` is its owner's to close."""
+        self._redis.close()
+
     def _key(self, what: str, name: str) -> str:
         return f"{self._prefix}predict:{what}:{name}"
 

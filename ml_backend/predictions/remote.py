@@ -59,6 +59,15 @@ class _Asking:
     full_since: float | None = None
     lost: int = 0
 
+    def take(self, name: str, answer: bytes) -> int:
+        """Take the answer to a part that was out; how many tasks stay without a prediction since it is none."""
+        begin, count = self.out.pop(name)
+        answers = _read(answer).get("answers")
+        if not isinstance(answers, list) or len(answers) != count or not all(isinstance(one, list) for one in answers):
+            return count
+        self.answers[begin : begin + count] = answers
+        return 0
+
 
 class RemotePredictions:
     """Has the interface of `PredictionServer`.
@@ -77,7 +86,8 @@ class RemotePredictions:
         return self
 
     def close(self) -> None:
-        """Nothing to end."""
+        """Close the connection on which answers are waited for."""
+        self._desk.close()
 
     def __enter__(self) -> Self:
         return self
@@ -177,11 +187,8 @@ class RemotePredictions:
         found = self._desk.wait(asking.out, seconds)
         if found is None:
             return False
-        begin, count = asking.out.pop(found[0])
         asking.alone_since = None
-        answers = _read(found[1]).get("answers")
-        if isinstance(answers, list) and len(answers) == count and all(isinstance(one, list) for one in answers):
-            asking.answers[begin : begin + count] = answers
+        asking.take(*found)
         return True
 
     def _is_hopeless(self, asking: _Asking) -> bool:
@@ -190,12 +197,7 @@ class RemotePredictions:
         for name in [one for one, fate in fates.items() if fate == "lost"]:
             # It may have been answered between the two looks.
             found = self._desk.wait([name], 0.01)
-            begin, count = asking.out.pop(name)
-            answers = _read(found[1]).get("answers") if found is not None else None
-            if isinstance(answers, list) and len(answers) == count:
-                asking.answers[begin : begin + count] = answers
-            else:
-                asking.lost += count
+            asking.lost += asking.take(name, found[1] if found is not None else b"")
         if "nobody" not in fates.values():
             asking.alone_since = None
             return False
