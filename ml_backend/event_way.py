@@ -36,10 +36,12 @@ _NOT_CONNECTED = "the project is not connected any more: nothing is trained for 
 class First(Protocol):
     """Who is asked about an event before the policy is."""
 
-    def check(self, event: Event, data: dict[str, Any], /) -> None:
-        """Raise `TypeError` for what could not be kept; nothing is recorded yet."""
+    def line(self, event: Event, data: dict[str, Any], /) -> bytes:
+        """The event as it would be kept. Raises `TypeError` for what could not be; nothing is recorded yet."""
 
-    def __call__(self, recorded: Recorded, event: Event, data: dict[str, Any], now: float, /) -> dict[str, Any] | None:
+    def __call__(
+        self, recorded: Recorded, event: Event, data: dict[str, Any], line: bytes, now: float, /
+    ) -> dict[str, Any] | None:
         """The answer; None where the policy shall decide."""
 
 
@@ -92,8 +94,7 @@ class EventWay:
         event = parse(action, data)
         if isinstance(event, Ignored) and (event.project is None or event.project.uid is None):
             return {"status": "ignored", "reason": event.reason}
-        if self._first is not None:
-            self._first.check(event, data)
+        line = self._first.line(event, data) if self._first is not None else b""
         now = self._clock()
         try:
             recorded = self._state.record(event, now)
@@ -103,7 +104,7 @@ class EventWay:
             # Nobody can tell whose it is (fact 11), and nobody did anything wrong.
             why = f"the webhook sends no payload, and {error}: switch its payload on in Label Studio"
             return {"status": "ignored", "reason": why}
-        if self._first is not None and (said := self._first(recorded, event, data, now)) is not None:
+        if self._first is not None and (said := self._first(recorded, event, data, line, now)) is not None:
             return said
         if isinstance(event, StartTraining):
             return self._start_training(event, recorded, now)

@@ -76,6 +76,11 @@ class WaitingEvent:
     data: dict[str, Any]
 
 
+def line_of(action: str, data: dict[str, Any]) -> bytes:
+    """An event as it stands in the line. Raises `TypeError` for what is nested too deeply."""
+    return orjson.dumps([action, data])
+
+
 class PlainState:
     """Every project's line of events. Safe to share between threads; every method raises `Unavailable`."""
 
@@ -86,11 +91,11 @@ class PlainState:
         self._take = client.register_script(_TAKE)
         self._served = client.register_script(_SERVED)
 
-    def push(self, uid: str, action: str, data: dict[str, Any]) -> int:
-        """Put an event at the end of the line; returns its number."""
+    def push(self, uid: str, event: bytes) -> int:
+        """Put an event, as `line_of` gives it, at the end of the line; returns its number."""
         keys = [self._key(uid, "plain-events"), self._key(uid, "plain")]
         with answering():
-            return int(self._push(keys=keys, args=[orjson.dumps([action, data])]))
+            return int(self._push(keys=keys, args=[event]))
 
     def first(self, uid: str) -> WaitingEvent | None:
         """The event whose turn it is; it stays in the line."""

@@ -19,7 +19,7 @@ from ml_backend.errors import ModelNotFound, WorkerStopping
 from ml_backend.models import find_model
 from ml_backend.plain import PlainBackend
 from ml_backend.plain.process import PlainDied, PlainFailed, PlainProcess
-from ml_backend.plain_state import PlainState, WaitingEvent
+from ml_backend.plain_state import PlainState, WaitingEvent, line_of
 from ml_backend.settings import Settings
 from ml_backend.web import create_app
 from tests.faults.stage import Stage, annotation, click, deliver, kill, uid
@@ -368,8 +368,8 @@ class TestTheLine:
         from ml_backend.runs import Lease, Runs
 
         line, runs = PlainState(valkey), Runs(valkey)
-        line.push(uid(7), "ANNOTATION_CREATED", {"n": 1})
-        line.push(uid(7), "ANNOTATION_UPDATED", {"n": 2})
+        line.push(uid(7), line_of("ANNOTATION_CREATED", {"n": 1}))
+        line.push(uid(7), line_of("ANNOTATION_UPDATED", {"n": 2}))
         asked_for = runs.request(uid(7), trigger="test", reason="a test", due=0, click=True, now=1)
         runs.dispatch(uid(7), 2, lambda *_: True)
         lease = runs.start(uid(7), asked_for.id, "worker", 3)

@@ -5,9 +5,8 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
-import orjson
-
 from ml_backend.events import AnnotationsDeleted, AnnotationsWritten, StartTraining
+from ml_backend.plain_state import line_of
 
 if TYPE_CHECKING:
     from ml_backend.event_way import ProjectSettings
@@ -28,13 +27,18 @@ class PlainEvents:
         self._runs = runs
         self._settings = settings
 
-    def check(self, event: Event, data: dict[str, Any]) -> None:
-        """Raises `TypeError` for an event with a part that is nested too deeply to be kept, whoever reads that part."""
-        if isinstance(event, AnnotationsWritten | AnnotationsDeleted | StartTraining):
-            # One level more than it has, as it will be in the line.
-            orjson.dumps([event.action, data])
+    def line(self, event: Event, data: dict[str, Any]) -> bytes:
+        """The event as it would wait for `fit`; empty for one that never does.
 
-    def __call__(self, recorded: Recorded, event: Event, data: dict[str, Any], now: float) -> dict[str, Any] | None:
+        Raises `TypeError` for one with a part that is nested too deeply to be kept, whoever reads that part.
+        """
+        if not isinstance(event, AnnotationsWritten | AnnotationsDeleted | StartTraining):
+            return b""
+        return line_of(event.action, {name: value for name, value in data.items() if name != "action"})
+
+    def __call__(
+        self, recorded: Recorded, event: Event, data: dict[str, Any], line: bytes, now: float
+    ) -> dict[str, Any] | None:
         """The answer to an event that waits for `fit`; None for one that the policy decides about."""
         uid, project = recorded.uid, recorded.project
         if project.deleted_at is not None:
@@ -43,7 +47,7 @@ class PlainEvents:
             self._kept.newest(uid, _first_of_each(data))
         if not isinstance(event, AnnotationsWritten | AnnotationsDeleted) or self._settings.of(project).fit != "events":
             return None
-        self._kept.push(uid, event.action, {name: value for name, value in data.items() if name != "action"})
+        self._kept.push(uid, line)
         if project.training.paused:
             self._runs.resume(uid, now)
         reason = "events wait for fit"
