@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from ml_backend.state import State
 
 UNCERTAINTY = "Uncertainty sampling"
-SEQUENTIAL = "Sequential sampling"
 ARRIVES_WITHIN_S = 10.0
 """A Label Studio with a Redis of its own sends events from a queue."""
 _LOOK_S = 0.02

@@ -5,7 +5,6 @@ It answers one JSON line for each JSON line on a socket, and ends when the other
 
 from __future__ import annotations
 
-import logging
 import os
 import queue
 import signal
@@ -26,8 +25,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ml_backend.plain_state import Values
-
-log = logging.getLogger(__name__)
 
 Message = dict[str, Any]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import signal
 import socket
@@ -21,8 +20,6 @@ from ml_backend.exit_status import in_words
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-
-log = logging.getLogger(__name__)
 
 _LOOK_EVERY_S = 0.2
 _LOADING_S = 600.0

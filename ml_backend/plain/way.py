@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING, Any
 
 from ml_backend.events import AnnotationsDeleted, AnnotationsWritten, StartTraining
@@ -15,8 +14,6 @@ if TYPE_CHECKING:
     from ml_backend.registry import Registry
     from ml_backend.runs import Runs
     from ml_backend.state import ProjectState, Recorded
-
-log = logging.getLogger(__name__)
 
 
 class PlainEvents:
