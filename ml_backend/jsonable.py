@@ -1,4 +1,4 @@
-"""What models answer, through JSON and back: NumPy's and pydantic's values become what JSON can hold. Pure."""
+"""What models answer and say, through JSON and back: their values and texts become what JSON can hold. Pure."""
 
 from __future__ import annotations
 
@@ -10,8 +10,16 @@ _OPTIONS = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
 
 
 def jsonable(value: object) -> Any:  # noqa: ANN401 - JSON
-    """The value with nothing but JSON's own types in it. Raises `TypeError` for what cannot be sent."""
+    """The value with nothing but JSON's own types in it, NumPy's and pydantic's among them turned into these.
+
+    Raises `TypeError` for what cannot be sent.
+    """
     return orjson.loads(orjson.dumps(value, default=_dumped, option=_OPTIONS))
+
+
+def sayable(text: str) -> str:
+    """The text without lone surrogates, which messages of exceptions may hold (file names) and JSON cannot."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def _dumped(value: object) -> object:

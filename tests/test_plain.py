@@ -190,6 +190,13 @@ class TestARun:
         assert served(services)[0] == ["good", "bad"]
         assert services.plain().waiting(uid(7)) == 0
 
+    def test_an_exception_may_say_what_no_json_can_hold(self, open_services: Callable[..., Services]) -> None:
+        services = open_services(HABITS)
+        services.backend.fit("ANNOTATION_CREATED", event(1, text="to explode oddly"))
+        done = carry_out(services)
+        assert (done.status, done.ending) == ("failed", "fit(ANNOTATION_CREATED: ValueError: out of words?)")
+        assert "in fit" in done.traceback
+
     def test_a_click_brings_fit_the_newest_annotation_that_label_studio_leaves_out(
         self, open_services: Callable[..., Services], tmp_path: Path
     ) -> None:

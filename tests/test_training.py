@@ -200,6 +200,18 @@ def test_an_exception_fails_the_run_with_its_text_and_a_traceback_for_the_operat
     assert services.registry.versions(UID) == []
 
 
+def test_what_an_exception_says_is_kept_also_where_no_json_can_hold_it(services: Services, trainer: Trainer) -> None:
+    annotate(services, *range(1, 13))
+
+    def fail(_run: Any) -> None:
+        raise OSError("no such file: \udcff.txt")
+
+    Switchable.during = fail
+    done = run(services, trainer)
+    assert done.ending == "OSError: no such file: ?.txt"
+    assert services.state.decisions(UID)[0]["reason"] == done.ending
+
+
 def test_a_cancelled_run_publishes_nothing(services: Services, trainer: Trainer) -> None:
     annotate(services, *range(1, 13))
 

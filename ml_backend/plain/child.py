@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import orjson
 
 from ml_backend import generations
+from ml_backend.jsonable import sayable
 from ml_backend.plain.traces import Traces
 from ml_backend.predictions.answers import normalised
 from ml_backend.sources import choose, load, locate
@@ -49,8 +50,8 @@ def serve(descriptor: int, open_values: Callable[[str], Values]) -> NoReturn:
                 answer = getattr(held, order.pop("do"))(**order)
             said = orjson.dumps({"ok": answer}, default=str, option=_OPTIONS)
         except BaseException as error:
-            trace = traceback.format_exc()
-            said = orjson.dumps({"error": f"{type(error).__name__}: {error}", "trace": trace[-20_000:]})
+            what, trace = f"{type(error).__name__}: {error}", traceback.format_exc()
+            said = orjson.dumps({"error": sayable(what), "trace": sayable(trace[-20_000:])})
         channel.sendall(said + b"\n")
 
 

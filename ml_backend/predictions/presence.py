@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import orjson
 
+from ml_backend.jsonable import sayable
 from ml_backend.redis_errors import answering
 from ml_backend.registry import version_number
 
@@ -103,7 +104,7 @@ class Presence:
 
     def failed(self, uid: str, version: str, error: str, at: float) -> None:
         """Leave a note that a version could not be loaded here."""
-        note = orjson.dumps({"version": version, "error": error[:2000], "at": at})
+        note = orjson.dumps({"version": version, "error": sayable(error[:2000]), "at": at})
         with answering():
             self._redis.hset(self._key(uid, "load-errors"), self.process, note)
 

@@ -8,6 +8,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from ml_backend.errors import LeaseLost, RefitError, RunCancelled, Unavailable, VersionNotFound, WorkerStopping
+from ml_backend.jsonable import sayable
 from ml_backend.refresh import planning
 from ml_backend.refresh.sending import Sending, TakenOver
 
@@ -147,7 +148,7 @@ class Refresher:
         now = self._clock()
         failures = before.failures + 1
         what = str(error) if isinstance(error, RefitError) else f"{type(error).__name__}: {error}"
-        reason = f"predictions could not be refreshed: {what}"[:500]
+        reason = sayable(f"predictions could not be refreshed: {what}"[:500])
         self._records.end(
             hold, "failed", reason, ended=now, failures=failures, retry_at=now + planning.retry_in(failures)
         )

@@ -19,6 +19,7 @@ from ml_backend.events import (
     TasksDeleted,
     WithoutPayload,
 )
+from ml_backend.jsonable import sayable
 from ml_backend.label_config import config_hash
 from ml_backend.redis_errors import answering
 from ml_backend.state.gone import forget_deletions
@@ -300,7 +301,7 @@ class State:
         """Keep a decision for people to read: the last `DECISIONS_KEPT`, newest first."""
         key = self._keys.of(uid, "decisions")
         with answering(), self._redis.pipeline(transaction=True) as pipe:
-            pipe.lpush(key, orjson.dumps({"at": now, "kind": kind, "reason": reason}))
+            pipe.lpush(key, orjson.dumps({"at": now, "kind": kind, "reason": sayable(reason)}))
             pipe.hincrby(self._keys.of(uid, "decided"), kind, 1)
             pipe.ltrim(key, 0, DECISIONS_KEPT - 1)
             pipe.execute()

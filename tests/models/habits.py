@@ -56,7 +56,7 @@ class WordCounter(LabelStudioMLBase):
         while "wait" in data["task"]["data"]["text"] and (self.MODEL_DIR / "wait").exists():
             time.sleep(0.02)
         if "explode" in data["task"]["data"]["text"]:
-            raise ValueError("out of words")
+            raise ValueError("out of words" + "\udcff" * ("oddly" in data["task"]["data"]["text"]))
         if len(seen) % self.EVERY != 0 and event != "START_TRAINING":
             return
         counts = {}
