@@ -34,15 +34,17 @@ def export_state(settings: Settings, project: str | None, to: str) -> None:
     target = Path(to)
     beside = target.with_name(f".{target.name}.{os.getpid()}")
     try:
-        with os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-            count = _write(file, lines)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(target)
+        descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                count = _write(file, lines)
+                file.flush()
+                os.fsync(file.fileno())
+            beside.replace(target)
+        finally:
+            beside.unlink(missing_ok=True)
     except OSError as error:
         raise BadInput("--to", f"{target} cannot be written: {error.strerror}") from error
-    finally:
-        beside.unlink(missing_ok=True)
     _say(f"exported project {uid} to {target}, {count} lines. Versions lie in {services.settings.store_url}")
 
 
