@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from ml_backend.bootstrap import make_services
 from ml_backend.doctor import Finding, machine
 from ml_backend.doctor.examine import run
 from ml_backend.doctor.finding import ok
 from ml_backend.doctor.redis import skew
 from ml_backend.errors import SettingsError
 from ml_backend.secret_files import read_secret_files
+from ml_backend.settings import Settings
+from tests.loopback import speaking
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -58,6 +61,15 @@ def test_a_check_that_fails_for_a_reason_of_ours_says_it_and_any_other_failure_i
     assert (found.verdict, "PORT: is odd" in found.found) == ("unknown", True)
     with pytest.raises(ZeroDivisionError):
         run([("broken", breaks)], deadline_s=5)
+
+
+def test_somebody_else_on_the_backends_port_is_a_finding(tmp_path: Path) -> None:
+    with speaking(b"SSH-2.0-OpenSSH_9.6\r\n") as port:
+        told = {"REDIS_URL": "unix:///nowhere", "PORT": str(port), "ML_BACKEND_DATA_DIR": str(tmp_path)}
+        services = make_services(Settings.from_environment(told))
+        (found,) = machine.answers(services)
+        services.close()
+    assert (found.check, found.verdict) == ("answers", "note")
 
 
 @pytest.mark.parametrize(("ahead", "verdict"), [(0.4, "ok"), (-4.0, "ok"), (6.0, "problem"), (-90.0, "problem")])

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from ml_backend.cli.start import answers
+from tests.loopback import speaking
 from tests.running import RunningBackend, wait_until
 from tests.wheel import CONFIG, UID, annotated
 
@@ -91,3 +93,9 @@ def test_a_second_start_on_the_same_folder_is_refused_with_the_reason(backend: R
     other = RunningBackend(backend.data_dir)
     with pytest.raises(AssertionError, match="in use by process"):
         other.start()
+
+
+@pytest.mark.parametrize("words", [b"SSH-2.0-OpenSSH_9.6\r\n", b"HTTP/1."])
+def test_whoever_answers_something_else_on_the_port_is_not_taken_for_the_backend(words: bytes) -> None:
+    with speaking(words) as port:
+        assert not answers(f"http://127.0.0.1:{port}/health")()

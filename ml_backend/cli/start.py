@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import logging
 import os
 import signal
@@ -183,8 +184,8 @@ def answers(url: str) -> Callable[[], bool]:
         try:
             with opener.open(url, timeout=0.5) as answer:
                 return bool(answer.status == 200)
-        except OSError:
-            return False
+        except (OSError, http.client.HTTPException):
+            return False  # nobody, somebody who speaks something else, or half an answer of a process that was killed
 
     return ready
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import importlib.metadata
 import time
 import urllib.error
@@ -65,7 +66,7 @@ def answers(services: Services) -> Iterator[Finding]:
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         opener.open(f"{this.here}/health", timeout=5).close()
-    except (OSError, urllib.error.URLError) as error:
+    except (OSError, http.client.HTTPException) as error:
         if services.settings.redis_url is not None:
             yield note("answers", f"no web server answers at {this.here}: it may run on another machine")
         else:
@@ -88,7 +89,7 @@ def answers(services: Services) -> Iterator[Finding]:
         else:
             yield problem("answers", f"{this.here} answers with {error.code}", "look at the backend's log")
         return
-    except OSError as error:
+    except (OSError, http.client.HTTPException) as error:
         yield problem("answers", f"{this.here} stopped answering: {error}", "look at the backend's log")
         return
     if took > LIMIT_S:
