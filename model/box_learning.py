@@ -72,12 +72,14 @@ def _learn(marked: Sequence[Marked], labels: tuple[str, ...], seed: int, progres
     seen, given, moves = _foreground(marked, random)
     each = max(1, min(_AT_RANDOM, _MOST_BACKGROUND // (2 * len(marked))))
     background = [looks(one.picture, box) for one in marked for box in _somewhere(one, sizes, each, random)]
+    # Where boxes fill their pictures there is no place without one.
+    nowhere = np.zeros((0, WIDTH), np.float32)
     nothing = np.zeros((WIDTH + 1, 4), np.float32)
     finder = Finder(
         labels, sizes, np.zeros((WIDTH, len(labels)), np.float32), np.zeros(len(labels), np.float32), nothing
     )
     for turn in range(_ROUNDS + 1):
-        weights, bias = _separate(seen, given, np.stack(background), len(labels), seed)
+        weights, bias = _separate(seen, given, np.vstack([nowhere, *background]), len(labels), seed)
         finder = replace(finder, weights=weights, bias=bias)
         for number, one in enumerate(marked):
             progress((turn + number / len(marked)) / (_ROUNDS + 1))
@@ -136,6 +138,7 @@ def _separate(
     for label in sorted({int(one) for one in given}):
         wanted = np.concatenate([given == label, np.zeros(len(background), bool)])
         if wanted.all():
+            bias[label] = np.log(len(rows) + 1)  # nothing tells what it is not like: its odds are n + 1 to 1
             continue
         machine = LogisticRegression(C=_STRENGTH, max_iter=100, tol=1e-3, random_state=seed).fit(rows, wanted)
         weights[:, label], bias[label] = machine.coef_[0], machine.intercept_[0]

@@ -141,6 +141,21 @@ def test_one_picture_with_one_box_is_enough_to_begin(tmp_path: Path) -> None:
     assert isinstance(answer["score"], float)
 
 
+def test_boxes_that_fill_their_pictures_are_learnt_although_no_place_is_without_one(
+    scenes: list[Example], tmp_path: Path
+) -> None:
+    value = {"x": 0, "y": 0, "width": 100, "height": 100, "rectanglelabels": ["Car"]}
+    region = {"from_name": "label", "to_name": "image", "type": "rectanglelabels", "value": value}
+    full = [replace(one, annotations=(LabelledAnnotation(1, [region], 1, 1),)) for one in scenes[:9]]
+    learnt(tmp_path, full)
+    model = BoxDetector(label_config=boxes.CONFIG)
+    model.load(tmp_path)
+    for answer in model.answers(scenes[9:12]):
+        (found,) = answer["result"]
+        assert found["value"]["rectanglelabels"] == ["Car"]
+        assert min(found["value"]["width"], found["value"]["height"]) > 80
+
+
 def test_a_cancelled_run_stops_in_the_middle_of_learning(scenes: list[Example], tmp_path: Path) -> None:
     class Cancelled(PlainRun):
         def progress(self, fraction: float, message: str = "") -> None:
