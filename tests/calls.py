@@ -18,7 +18,7 @@ from ml_backend.bootstrap import make_services
 from ml_backend.settings import Settings
 from tests import samples
 from tests.parrot import UID, Parrot
-from tests.running import free_port, wait_until
+from tests.running import free_port, wait_for_server
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -139,7 +139,7 @@ class WebProcess:
             [sys.executable, "-m", "ml_backend.processes", "web"],
             env={"PATH": os.environ["PATH"], "WORKERS": "1", "PORT": str(self.port), **self._environment},
         )
-        wait_until(self._healthy, 30, "the web process answers /health")
+        wait_for_server(self._process, self._healthy, 30, "the web process")
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -148,8 +148,6 @@ class WebProcess:
         self._process.wait(20)
 
     def _healthy(self) -> bool:
-        assert self._process is not None
-        assert self._process.poll() is None, "the web process ended"
         try:
             return self.ask("GET", "/health").status == 200
         except OSError:

@@ -45,6 +45,16 @@ def wait_until(look: Callable[[], T], deadline_s: float, what: str, *, every_s: 
         time.sleep(every_s)
 
 
+def wait_for_server(process: subprocess.Popen[bytes], answers: Callable[[], bool], deadline_s: float, what: str) -> None:
+    """Poll until a process that was started answers; fails at once when it has ended."""
+
+    def look() -> bool:
+        assert process.poll() is None, f"{what} ended with {process.returncode}"
+        return answers()
+
+    wait_until(look, deadline_s, f"{what} answers", every_s=0.01)
+
+
 class RunningBackend:
     """``ml-backend start`` on a free port, in its own data folder. ``url`` is the one it prints."""
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 import contextlib
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from typing import TYPE_CHECKING
 
-from tests.running import free_port
+from tests.running import free_port, wait_for_server
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,11 +26,7 @@ def s3_server() -> Iterator[str]:
     )
     url = f"http://127.0.0.1:{port}"
     try:
-        deadline = time.monotonic() + 60
-        while not _answers(url):
-            assert process.poll() is None, "the S3 server ended at once"
-            assert time.monotonic() < deadline, "the S3 server does not answer"
-            time.sleep(0.05)
+        wait_for_server(process, lambda: _answers(url), 60, "the S3 server")
         yield url
     finally:
         process.kill()

