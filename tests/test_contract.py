@@ -15,7 +15,6 @@ from ml_backend.errors import WorkerStopping
 from ml_backend.events import Annotation, AnnotationsDeleted, AnnotationsWritten, Project, Task
 from ml_backend.settings import Settings
 from ml_backend.testing import ListTrainingSet, labelled, trained
-from tests.valkey import running_valkey
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -91,15 +90,9 @@ class Probe(TrainingBackend):
         return {"learned": self.learned / 1000, "asked about": float(len(data))}
 
 
-@pytest.fixture(scope="module")
-def socket() -> Iterator[Path]:
-    with running_valkey() as path:
-        yield path
-
-
 @pytest.fixture
-def services(socket: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Services]:
-    environment = {"REDIS_URL": f"unix://{socket}", "ML_BACKEND_DATA_DIR": str(tmp_path), "ML_BACKEND_LEASE": "3"}
+def services(redis_socket: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Services]:
+    environment = {"REDIS_URL": f"unix://{redis_socket}", "ML_BACKEND_DATA_DIR": str(tmp_path), "ML_BACKEND_LEASE": "3"}
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     made = make_services(Settings.from_environment(environment), timeout_s=5)

@@ -14,10 +14,9 @@ from rq.serializers import JSONSerializer
 from ml_backend.errors import Unavailable
 from ml_backend.jobs import Jobs
 from ml_backend.jobs.carriage import CarriedJob, CarriedQueue
-from tests.valkey import connect, running_valkey
+from tests.valkey import connect
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     import redis
@@ -26,22 +25,9 @@ UID, RUN = "2.1795333883", "2-1795333883-1"
 NOW = 1_795_400_000.0
 
 
-@pytest.fixture(scope="module")
-def socket() -> Iterator[Path]:
-    with running_valkey() as path:
-        yield path
-
-
 @pytest.fixture
-def client(socket: Path) -> Iterator[redis.Redis]:
-    with connect(socket) as client:
-        client.flushall()
-        yield client
-
-
-@pytest.fixture
-def jobs(client: redis.Redis) -> Jobs:
-    return Jobs(client)
+def jobs(redis_client: redis.Redis) -> Jobs:
+    return Jobs(redis_client)
 
 
 def take(jobs: Jobs, client: redis.Redis) -> CarriedJob | None:
@@ -53,20 +39,20 @@ def take(jobs: Jobs, client: redis.Redis) -> CarriedJob | None:
     return job
 
 
-def test_a_run_travels_as_json_under_its_own_id(jobs: Jobs, client: redis.Redis) -> None:
+def test_a_run_travels_as_json_under_its_own_id(jobs: Jobs, redis_client: redis.Redis) -> None:
     assert jobs.enqueue_run(UID, RUN, 2, timeout_s=99.5) == f"{RUN}-a2"
-    stored = client.hgetall(f"rq:job:{RUN}-a2")
+    stored = redis_client.hgetall(f"rq:job:{RUN}-a2")
     assert json.loads(zlib.decompress(stored[b"data"])) == ["train", None, [], {"uid": UID, "run_id": RUN}]
-    job = take(jobs, client)
+    job = take(jobs, redis_client)
     assert job is not None
     assert (job.function, job.arguments, job.timeout) == ("train", {"uid": UID, "run_id": RUN}, 100)
 
 
-def test_it_is_known_whether_a_hand_over_still_waits(jobs: Jobs, client: redis.Redis) -> None:
+def test_it_is_known_whether_a_hand_over_still_waits(jobs: Jobs, redis_client: redis.Redis) -> None:
     jobs.enqueue_run(UID, RUN, 1, timeout_s=60)
     assert jobs.is_queued(RUN, 1)
     assert not jobs.is_queued(RUN, 2)
-    take(jobs, client)
+    take(jobs, redis_client)
     assert not jobs.is_queued(RUN, 1)
 
 
@@ -84,56 +70,56 @@ def test_the_same_call_waits_only_once(jobs: Jobs) -> None:
     assert jobs.depth("sync") == 2
 
 
-def test_a_call_that_was_taken_may_wait_again(jobs: Jobs, client: redis.Redis) -> None:
+def test_a_call_that_was_taken_may_wait_again(jobs: Jobs, redis_client: redis.Redis) -> None:
     jobs.enqueue("train", "sync", {"uid": UID}, key="2-1", timeout_s=60)
-    take(jobs, client)
+    take(jobs, redis_client)
     assert jobs.enqueue("train", "sync", {"uid": UID}, key="2-1", timeout_s=60)
-    assert take(jobs, client) is not None, "the first one's end must not take the second one's hash along"
+    assert take(jobs, redis_client) is not None, "the first one's end must not take the second one's hash along"
 
 
-def test_queues_of_another_installation_in_the_same_redis_are_left_alone(client: redis.Redis, jobs: Jobs) -> None:
-    Jobs(client, prefix="other:").enqueue_run(UID, RUN, 1, timeout_s=60)
-    client.rpush("rq:queue:train", "somebody-elses")
+def test_queues_of_another_installation_in_the_same_redis_are_left_alone(redis_client: redis.Redis, jobs: Jobs) -> None:
+    Jobs(redis_client, prefix="other:").enqueue_run(UID, RUN, 1, timeout_s=60)
+    redis_client.rpush("rq:queue:train", "somebody-elses")
     assert jobs.depth("train") == 0
 
 
-def test_a_job_reads_json_whatever_serializer_it_is_told_to_use(client: redis.Redis) -> None:
-    assert CarriedJob("x", connection=client, serializer="pickle").serializer is JSONSerializer
-    assert CarriedQueue("x", connection=client, serializer="pickle").serializer is JSONSerializer
+def test_a_job_reads_json_whatever_serializer_it_is_told_to_use(redis_client: redis.Redis) -> None:
+    assert CarriedJob("x", connection=redis_client, serializer="pickle").serializer is JSONSerializer
+    assert CarriedQueue("x", connection=redis_client, serializer="pickle").serializer is JSONSerializer
 
 
 class TestTidying:
     def test_a_job_that_was_taken_and_never_started_is_forgotten_after_a_minute(
-        self, jobs: Jobs, client: redis.Redis
+        self, jobs: Jobs, redis_client: redis.Redis
     ) -> None:
         jobs.enqueue_run(UID, RUN, 1, timeout_s=60)
-        take(jobs, client)
+        take(jobs, redis_client)
         assert jobs.tidy("train", NOW) == 0
         assert jobs.tidy("train", NOW + 59) == 0
         assert jobs.tidy("train", NOW + 61) == 1
-        assert set(client.keys("*")) <= {b"rq:queues", b"mlb:taken:train"}
+        assert set(redis_client.keys("*")) <= {b"rq:queues", b"mlb:taken:train"}
         jobs.tidy("train", NOW + 62)
-        assert client.exists("mlb:taken:train") == 0
+        assert redis_client.exists("mlb:taken:train") == 0
 
-    def test_an_execution_that_nobody_renewed_is_forgotten(self, jobs: Jobs, client: redis.Redis) -> None:
+    def test_an_execution_that_nobody_renewed_is_forgotten(self, jobs: Jobs, redis_client: redis.Redis) -> None:
         jobs.enqueue_run(UID, RUN, 1, timeout_s=60)
-        client.delete(jobs.queue_key("train"))
-        client.zadd("rq:wip:mlb-train", {f"{RUN}-a1:e1": NOW - 1, "another:e2": NOW + 60})
-        client.hset(f"rq:execution:{RUN}-a1:e1", "id", "e1")
+        redis_client.delete(jobs.queue_key("train"))
+        redis_client.zadd("rq:wip:mlb-train", {f"{RUN}-a1:e1": NOW - 1, "another:e2": NOW + 60})
+        redis_client.hset(f"rq:execution:{RUN}-a1:e1", "id", "e1")
         assert jobs.tidy("train", NOW) == 1
-        assert client.zrange("rq:wip:mlb-train", 0, -1) == [b"another:e2"]
-        assert client.keys("rq:job:*") == client.keys("rq:execution:*") == []
+        assert redis_client.zrange("rq:wip:mlb-train", 0, -1) == [b"another:e2"]
+        assert redis_client.keys("rq:job:*") == redis_client.keys("rq:execution:*") == []
 
 
-def test_the_dead_do_not_count_as_workers(jobs: Jobs, client: redis.Redis) -> None:
-    client.sadd("rq:workers:mlb-train", "rq:worker:alive", "rq:worker:killed")
-    client.hset("rq:worker:alive", "birth", "now")
+def test_the_dead_do_not_count_as_workers(jobs: Jobs, redis_client: redis.Redis) -> None:
+    redis_client.sadd("rq:workers:mlb-train", "rq:worker:alive", "rq:worker:killed")
+    redis_client.hset("rq:worker:alive", "birth", "now")
     assert jobs.workers("train") == 1
     assert jobs.workers("sync") == 0
 
 
-def test_a_redis_that_does_not_answer_is_unavailable(socket: Path) -> None:
-    with connect(socket.with_name("nobody")) as client:
+def test_a_redis_that_does_not_answer_is_unavailable(redis_socket: Path) -> None:
+    with connect(redis_socket.with_name("nobody")) as client:
         for call in (
             lambda: Jobs(client).depth("train"),
             lambda: Jobs(client).enqueue_run(UID, RUN, 1, timeout_s=60),

@@ -10,10 +10,9 @@ import pytest
 
 from ml_backend.cli.jobs import show_jobs
 from ml_backend.cli.show import show_status
-from ml_backend.web import create_app
 from tests.calls import SENTIMENT, event, services_on
 from tests.parrot import UID
-from tests.valkey import connect, running_valkey
+from tests.valkey import connect
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,26 +26,15 @@ WHY = "3 runs failed in a row; the last one: CUDA is out of memory"
 GAUGE = f'ml_backend_training_paused{{project="{UID}"}}'
 
 
-@pytest.fixture(scope="module")
-def valkey() -> Iterator[Path]:
-    with running_valkey() as socket:
-        yield socket
-
-
 @pytest.fixture
-def services(valkey: Path, tmp_path: Path) -> Iterator[Services]:
-    with connect(valkey) as client:
+def services(redis_socket: Path, tmp_path: Path) -> Iterator[Services]:
+    with connect(redis_socket) as client:
         client.flushall()
-    with services_on(valkey, tmp_path) as services:
+    with services_on(redis_socket, tmp_path) as services:
         services.state.setup(UID, SENTIMENT, None, time.time())
         for _ in range(3):
             fail(services)
         yield services
-
-
-@pytest.fixture
-def web(services: Services) -> FlaskClient:
-    return create_app(services).test_client()
 
 
 def fail(services: Services) -> None:

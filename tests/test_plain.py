@@ -24,7 +24,6 @@ from ml_backend.settings import Settings
 from ml_backend.web import create_app
 from tests.faults.stage import Stage, annotation, click, deliver, kill, uid
 from tests.running import wait_until
-from tests.valkey import running_valkey
 from tests.wheel import CONFIG
 
 if TYPE_CHECKING:
@@ -97,20 +96,14 @@ def setup(project: int, **refit: Any) -> dict[str, Any]:
 # --- one run, over real parts -----------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def socket() -> Iterator[Path]:
-    with running_valkey() as path:
-        yield path
-
-
 @pytest.fixture
-def open_services(socket: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Services]]:
+def open_services(redis_socket: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Services]]:
     """Services for a plain class; the processes that they start read the environment, as in the product."""
     opened: list[Services] = []
 
     def open_(model: Path, **settings: str) -> Services:
         environment = {
-            "REDIS_URL": f"unix://{socket}",
+            "REDIS_URL": f"unix://{redis_socket}",
             "ML_BACKEND_DATA_DIR": str(tmp_path / "data"),
             "ML_BACKEND_STORE": str(tmp_path / "store"),
             "ML_BACKEND_MODEL": str(model),

@@ -131,46 +131,33 @@ def test_a_task_that_kills_the_worker_does_so_once(backend: RunningBackend) -> N
 # The parts
 
 
-@pytest.fixture(scope="module")
-def socket() -> Iterator[Path]:
-    with running_valkey() as path:
-        yield path
-
-
-@pytest.fixture
-def client(socket: Path) -> Iterator[redis.Redis]:
-    with connect(socket, timeout=5) as made:
-        made.flushall()
-        yield made
-
-
 @pytest.fixture
 def store(tmp_path: Path) -> Path:
     return tmp_path / "store"
 
 
 @pytest.fixture
-def registry(client: redis.Redis, store: Path) -> Registry:
+def registry(valkey: redis.Redis, store: Path) -> Registry:
     from ml_backend.registry import Registry as Made
 
-    return Made(store, client)
+    return Made(store, valkey)
 
 
 @pytest.fixture
-def web(client: redis.Redis, store: Path) -> RemotePredictions:
-    return RemotePredictions(server(client, store), Desk(client))
+def web(valkey: redis.Redis, store: Path) -> RemotePredictions:
+    return RemotePredictions(server(valkey, store), Desk(valkey))
 
 
 @pytest.fixture
-def start_worker(client: redis.Redis, store: Path) -> Iterator[Callable[[], PredictWorker]]:
+def start_worker(valkey: redis.Redis, store: Path) -> Iterator[Callable[[], PredictWorker]]:
     running: list[tuple[PredictWorker, threading.Thread]] = []
 
     def start() -> PredictWorker:
-        worker = PredictWorker(server(client, store), Desk(client), lambda config: "no" if "no" in config else None)
+        worker = PredictWorker(server(valkey, store), Desk(valkey), lambda config: "no" if "no" in config else None)
         thread = threading.Thread(target=worker.run)
         thread.start()
         running.append((worker, thread))
-        wait_until(lambda: client.zcard("mlb:web") == len(running), 10, "its first beat")
+        wait_until(lambda: valkey.zcard("mlb:web") == len(running), 10, "its first beat")
         return worker
 
     yield start
@@ -207,35 +194,35 @@ def test_what_is_not_done_in_time_gets_an_empty_list_and_the_rest_is_kept(
 
 
 def test_setup_has_a_worker_load_the_version_before_the_first_request(
-    web: RemotePredictions, start_worker: Callable[[], PredictWorker], registry: Registry, client: redis.Redis
+    web: RemotePredictions, start_worker: Callable[[], PredictWorker], registry: Registry, valkey: redis.Redis
 ) -> None:
     start_worker()
     name = publish(registry, "one")
     assert web.served(UID) == name
-    wait_until(lambda: client.hvals(f"mlb:{{{UID}}}:loaded") == [name.encode()], 10, "the version is loaded")
+    wait_until(lambda: valkey.hvals(f"mlb:{{{UID}}}:loaded") == [name.encode()], 10, "the version is loaded")
 
 
 def test_setup_names_a_version_once_every_worker_serves_it(
-    web: RemotePredictions, start_worker: Callable[[], PredictWorker], registry: Registry, client: redis.Redis
+    web: RemotePredictions, start_worker: Callable[[], PredictWorker], registry: Registry, valkey: redis.Redis
 ) -> None:
     start_worker()
     start_worker()
     first = publish(registry, "one")
     loaded = f"mlb:{{{UID}}}:loaded"
-    wait_until(lambda: web.predict(UID, tasks("a"), PARROTS)[0] and client.hlen(loaded) == 2, 10, "both serve it")
+    wait_until(lambda: web.predict(UID, tasks("a"), PARROTS)[0] and valkey.hlen(loaded) == 2, 10, "both serve it")
     second = publish(registry, "slow two")
     assert web.served(UID) == first
     wait_until(lambda: web.served(UID) == second, 20, "both serve the second")
-    assert set(client.hvals(loaded)) == {second.encode()}
+    assert set(valkey.hvals(loaded)) == {second.encode()}
 
 
 def test_without_any_worker_a_request_gets_nothing_after_a_while_and_leaves_nothing(
-    web: RemotePredictions, client: redis.Redis
+    web: RemotePredictions, valkey: redis.Redis
 ) -> None:
     began = time.monotonic()
     assert web.predict(UID, tasks("a"), PARROTS, deadline_s=30) == [[]]
     assert 4 < time.monotonic() - began < 10
-    assert client.keys("mlb:predict:*") == []
+    assert valkey.keys("mlb:predict:*") == []
     with pytest.raises(Unavailable, match="no predict worker"):
         web.check(PARROTS)
 
@@ -253,22 +240,22 @@ def test_a_worker_that_comes_meanwhile_answers(
 
 
 def test_no_more_than_the_limit_wait_and_a_request_that_finds_no_room_gets_nothing(
-    client: redis.Redis, store: Path, start_worker: Callable[[], PredictWorker]
+    valkey: redis.Redis, store: Path, start_worker: Callable[[], PredictWorker]
 ) -> None:
-    desk = Desk(client, limit=2)
+    desk = Desk(valkey, limit=2)
     assert desk.put(b"1", 9) is not None
     assert desk.put(b"2", 9) is not None
     assert desk.put(b"3", 9) is None
     began = time.monotonic()
-    assert RemotePredictions(server(client, store), desk).predict(UID, tasks("a"), PARROTS, deadline_s=60) == [[]]
+    assert RemotePredictions(server(valkey, store), desk).predict(UID, tasks("a"), PARROTS, deadline_s=60) == [[]]
     assert time.monotonic() - began < 20, "it holds a thread that events need"
 
 
 def test_a_model_that_never_comes_back_costs_a_request_no_more_than_its_deadline(
-    client: redis.Redis, store: Path
+    valkey: redis.Redis, store: Path
 ) -> None:
-    desk = Desk(client)
-    client.zadd("mlb:web", {"stuck": time.time() + 60})
+    desk = Desk(valkey)
+    valkey.zadd("mlb:web", {"stuck": time.time() + 60})
     taken: list[object] = []
 
     def take() -> None:
@@ -278,15 +265,15 @@ def test_a_model_that_never_comes_back_costs_a_request_no_more_than_its_deadline
     worker = threading.Thread(target=take, daemon=True)
     worker.start()
     began = time.monotonic()
-    assert RemotePredictions(server(client, store), desk).predict(UID, tasks("a"), PARROTS, deadline_s=4) == [[]]
+    assert RemotePredictions(server(valkey, store), desk).predict(UID, tasks("a"), PARROTS, deadline_s=4) == [[]]
     took = time.monotonic() - began
     worker.join(10)
     assert taken, "a worker had it all the while"
     assert 3.9 < took < 30
 
 
-def test_a_question_whose_time_is_up_is_not_answered(client: redis.Redis) -> None:
-    desk = Desk(client)
+def test_a_question_whose_time_is_up_is_not_answered(valkey: redis.Redis) -> None:
+    desk = Desk(valkey)
     assert desk.put(b"{}", 0.02) is not None
     fresh = desk.put(b"{}", 9)
     time.sleep(0.05)
@@ -297,37 +284,37 @@ def test_a_question_whose_time_is_up_is_not_answered(client: redis.Redis) -> Non
     assert 8 < taken[2] <= 9
 
 
-def test_what_a_dead_worker_had_taken_is_known_to_be_lost(client: redis.Redis) -> None:
-    desk = Desk(client)
+def test_what_a_dead_worker_had_taken_is_known_to_be_lost(valkey: redis.Redis) -> None:
+    desk = Desk(valkey)
     name = desk.put(b"{}", 9)
     assert name is not None
     assert desk.fate(name) == "nobody"
-    client.zadd("mlb:web", {"w": time.time()})
+    valkey.zadd("mlb:web", {"w": time.time()})
     assert desk.fate(name) == "waits"
     desk.take("w", 1)
     assert desk.fate(name) == "taken"
-    client.zadd("mlb:web", {"w": time.time() - 60})
+    valkey.zadd("mlb:web", {"w": time.time() - 60})
     assert desk.fate(name) == "lost"
 
 
-def test_an_answer_comes_back_once_and_expires_when_nobody_wants_it(client: redis.Redis) -> None:
-    desk = Desk(client)
+def test_an_answer_comes_back_once_and_expires_when_nobody_wants_it(valkey: redis.Redis) -> None:
+    desk = Desk(valkey)
     name = desk.put(b"{}", 9)
     assert name is not None
     desk.take("w", 1)
     desk.answer("w", name, b"[1]")
-    assert 0 < client.pttl(f"mlb:predict:answer:{name}") <= 30_000
+    assert 0 < valkey.pttl(f"mlb:predict:answer:{name}") <= 30_000
     assert desk.wait([name], 1) == (name, b"[1]")
     assert desk.wait([name], 0.01) is None
-    assert client.keys("mlb:predict:*") == []
+    assert valkey.keys("mlb:predict:*") == []
 
 
 @pytest.mark.parametrize("question", [b"no JSON", b"[]", b'{"kind": "predict", "uid": 5}', b'{"kind": "__reduce__"}'])
 def test_a_question_that_is_none_gets_no_answer_and_the_next_one_does(
-    web: RemotePredictions, start_worker: Callable[[], PredictWorker], client: redis.Redis, question: bytes
+    web: RemotePredictions, start_worker: Callable[[], PredictWorker], valkey: redis.Redis, question: bytes
 ) -> None:
     start_worker()
-    Desk(client).put(question, 9)
+    Desk(valkey).put(question, 9)
     assert web.check("<View>no</View>") == "no"
     assert web.check("<View/>") is None
 
@@ -346,8 +333,8 @@ def test_who_asked_what_cannot_be_answered_does_not_wait_for_the_deadline(
 
 
 @pytest.mark.parametrize("answer", [b"no JSON", b"[]", orjson.dumps({"answers": [[], []]}), b'{"answers": [1]}'])
-def test_an_answer_that_is_none_is_no_prediction(web: RemotePredictions, client: redis.Redis, answer: bytes) -> None:
-    desk = Desk(client)
+def test_an_answer_that_is_none_is_no_prediction(web: RemotePredictions, valkey: redis.Redis, answer: bytes) -> None:
+    desk = Desk(valkey)
 
     def forge() -> None:
         taken = wait_until(lambda: desk.take("w", 1), 10, "the question")

@@ -20,7 +20,6 @@ from ml_backend.registry import Manifest
 from ml_backend.settings import PredictionSettings, Settings
 from tests.models.shuffling import Shuffling, rank
 from tests.paper import CREATED_US, UID, PaperLabelStudio, as_api
-from tests.valkey import running_valkey
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,12 +30,6 @@ CONFIG = (
 )
 DAY_S = 24 * 3600.0
 RULES = PredictionSettings()
-
-
-@pytest.fixture(scope="module")
-def socket() -> Iterator[Path]:
-    with running_valkey() as path:
-        yield path
 
 
 class Bench:
@@ -91,8 +84,8 @@ class Bench:
 
 
 @pytest.fixture
-def bench(socket: Path, tmp_path: Path) -> Iterator[Bench]:
-    environment = {"REDIS_URL": f"unix://{socket}", "ML_BACKEND_DATA_DIR": str(tmp_path / "data")}
+def bench(redis_socket: Path, tmp_path: Path) -> Iterator[Bench]:
+    environment = {"REDIS_URL": f"unix://{redis_socket}", "ML_BACKEND_DATA_DIR": str(tmp_path / "data")}
     services = make_services(Settings.from_environment(environment), timeout_s=5)
     services.redis.flushall()
     yield Bench(services, tmp_path)
@@ -469,9 +462,9 @@ def test_without_address_and_key_there_is_one_reason_and_nothing_else(bench: Ben
     assert bench.services.jobs().depth("predict") == 0
 
 
-def test_a_promotion_enqueues_one_refresh_however_often_it_is_looked_at(bench: Bench, socket: Path) -> None:
+def test_a_promotion_enqueues_one_refresh_however_often_it_is_looked_at(bench: Bench, redis_socket: Path) -> None:
     environment = {
-        "REDIS_URL": f"unix://{socket}",
+        "REDIS_URL": f"unix://{redis_socket}",
         "ML_BACKEND_DATA_DIR": str(bench.folder / "data"),
         "LABEL_STUDIO_URL": "http://127.0.0.1:1",
         "LABEL_STUDIO_API_KEY": "0" * 40,

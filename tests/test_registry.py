@@ -39,12 +39,6 @@ UID = "2.1795333883"
 NOW = 1_795_334_100.0  # 2026-11-22 07:55 UTC
 
 
-@pytest.fixture(scope="module")
-def socket() -> Iterator[Path]:
-    with running_valkey() as path:
-        yield path
-
-
 @pytest.fixture(params=["folder", "remote"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """A plain folder, and the same through fsspec's interface, as any object store is used."""
@@ -52,8 +46,8 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def registry(socket: Path, store: str, tmp_path: Path) -> Iterator[Registry]:
-    with connect(socket) as client:
+def registry(redis_socket: Path, store: str, tmp_path: Path) -> Iterator[Registry]:
+    with connect(redis_socket) as client:
         client.flushall()
         yield Registry(store, client, cache=tmp_path / "cache")
 
@@ -120,10 +114,10 @@ def test_files_and_folders_are_private_to_their_owner(registry: Registry, model:
 
 
 def test_numbers_go_up_and_are_never_used_again_even_when_redis_forgot_them(
-    registry: Registry, model: Path, socket: Path
+    registry: Registry, model: Path, redis_socket: Path
 ) -> None:
     assert [publish(registry, model), publish(registry, model)] == [1, 2]
-    with connect(socket) as client:
+    with connect(redis_socket) as client:
         client.flushall()
     assert registry.new_number(UID) == 3
 
@@ -186,9 +180,9 @@ def test_scores_that_are_not_numbers_are_left_out(registry: Registry, model: Pat
 
 
 def test_a_full_disk_leaves_nothing_visible_and_the_serving_version_serves(
-    socket: Path, model: Path, tmp_path: Path
+    redis_socket: Path, model: Path, tmp_path: Path
 ) -> None:
-    with small_disk(tmp_path) as disk, connect(socket) as client:
+    with small_disk(tmp_path) as disk, connect(redis_socket) as client:
         client.flushall()
         registry = Registry(disk, client)
         first = publish(registry, model)
@@ -205,15 +199,15 @@ def test_a_full_disk_leaves_nothing_visible_and_the_serving_version_serves(
         assert publish(registry, model) == 3  # healed by itself
 
 
-def test_a_store_that_cannot_be_written_is_named(socket: Path, model: Path, tmp_path: Path) -> None:
+def test_a_store_that_cannot_be_written_is_named(redis_socket: Path, model: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a folder")
-    with connect(socket) as client:
+    with connect(redis_socket) as client:
         registry = Registry(tmp_path / "file" / "store", client)
         with pytest.raises(StoreUnavailable, match="file/store"):
             registry.publish(UID, 1, model, Manifest(), lambda: True, now=NOW)
 
 
-def test_a_publisher_killed_halfway_leaves_nothing_listed(socket: Path, model: Path, tmp_path: Path) -> None:
+def test_a_publisher_killed_halfway_leaves_nothing_listed(redis_socket: Path, model: Path, tmp_path: Path) -> None:
     (model / "zz-last.bin").write_bytes(b"never reached")
     program = f"""
 import os, sys
@@ -225,13 +219,13 @@ def lease():
     asked.append(1)
     if len(asked) == 4: os.kill(os.getpid(), 9)
     return True
-Registry({str(tmp_path / "store")!r}, connect(Path({str(socket)!r}))).publish(
+Registry({str(tmp_path / "store")!r}, connect(Path({str(redis_socket)!r}))).publish(
     {UID!r}, 1, Path({str(model)!r}), Manifest(), lease, now=0.0)
 """
     killed = subprocess.run([sys.executable, "-c", program], check=False, timeout=60)
     assert killed.returncode == -9
     assert list((tmp_path / "store" / UID / "1").rglob("*"))
-    with connect(socket) as client:
+    with connect(redis_socket) as client:
         client.flushall()
         registry = Registry(tmp_path / "store", client)
         assert numbers(registry) == []
@@ -244,8 +238,8 @@ Registry({str(tmp_path / "store")!r}, connect(Path({str(socket)!r}))).publish(
 
 
 @pytest.fixture
-def folder_registry(socket: Path, tmp_path: Path) -> Iterator[Registry]:
-    with connect(socket) as client:
+def folder_registry(redis_socket: Path, tmp_path: Path) -> Iterator[Registry]:
+    with connect(redis_socket) as client:
         client.flushall()
         yield Registry(tmp_path / "store", client)
 
@@ -321,16 +315,16 @@ def test_what_is_not_a_uid_never_becomes_a_path(folder_registry: Registry, uid: 
         folder_registry.fetch(uid, 1)
 
 
-def test_a_damaged_copy_of_a_remote_version_is_fetched_again(socket: Path, model: Path, tmp_path: Path) -> None:
-    with connect(socket) as client:
+def test_a_damaged_copy_of_a_remote_version_is_fetched_again(redis_socket: Path, model: Path, tmp_path: Path) -> None:
+    with connect(redis_socket) as client:
         registry = Registry(f"local://{tmp_path}/store", client, cache=tmp_path / "cache")
         number = publish(registry, model)
         truncate(registry.fetch(UID, number))
         assert (registry.fetch(UID, number) / "weights.bin").stat().st_size == 3000
 
 
-def test_a_remote_version_that_is_damaged_itself_is_refused(socket: Path, model: Path, tmp_path: Path) -> None:
-    with connect(socket) as client:
+def test_a_remote_version_that_is_damaged_itself_is_refused(redis_socket: Path, model: Path, tmp_path: Path) -> None:
+    with connect(redis_socket) as client:
         registry = Registry(f"local://{tmp_path}/store", client, cache=tmp_path / "cache")
         number = publish(registry, model)
         tamper(tmp_path / "store" / UID / str(number))
@@ -398,12 +392,12 @@ def test_rolling_back_passes_over_a_damaged_version(folder_registry: Registry, m
     assert folder_registry.rollback(UID, now=NOW).number == made[0]
 
 
-def test_the_alias_is_rebuilt_from_the_store_when_redis_lost_it(registry: Registry, model: Path, socket: Path) -> None:
+def test_the_alias_is_rebuilt_from_the_store_when_redis_lost_it(registry: Registry, model: Path, redis_socket: Path) -> None:
     made = [publish(registry, model) for _ in range(3)]
     for token, number in enumerate(made):
         registry.promote(UID, number, token=token + 10, now=NOW)
     registry.rollback(UID, now=NOW)
-    with connect(socket) as client:
+    with connect(redis_socket) as client:
         client.flushall()
     serving = registry.serving(UID)
     assert serving is not None
@@ -413,7 +407,7 @@ def test_the_alias_is_rebuilt_from_the_store_when_redis_lost_it(registry: Regist
 
 
 def test_a_promotion_that_the_stores_note_missed_is_found_again(
-    registry: Registry, model: Path, store: str, socket: Path
+    registry: Registry, model: Path, store: str, redis_socket: Path
 ) -> None:
     first = publish(registry, model)
     registry.promote(UID, first, token=1, now=NOW)
@@ -423,7 +417,7 @@ def test_a_promotion_that_the_stores_note_missed_is_found_again(
     registry.promote(UID, second, token=2, now=NOW + 61)
     publish(registry, model, Manifest(promotion=Promotion(promoted=False, reason="worse")), now=NOW + 90)
     note.write_bytes(before)
-    with connect(socket) as client:
+    with connect(redis_socket) as client:
         client.flushall()
     serving = registry.serving(UID)
     assert serving is not None
@@ -440,7 +434,7 @@ def test_the_stores_note_is_rebuilt_from_redis(registry: Registry, model: Path, 
     assert note.read_bytes() == written
 
 
-def test_versions_can_be_read_while_redis_is_away(socket: Path, model: Path, tmp_path: Path) -> None:
+def test_versions_can_be_read_while_redis_is_away(redis_socket: Path, model: Path, tmp_path: Path) -> None:
     with running_valkey() as own, connect(own) as client:
         registry = Registry(tmp_path / "store", client)
         number = publish(registry, model)
@@ -451,9 +445,9 @@ def test_versions_can_be_read_while_redis_is_away(socket: Path, model: Path, tmp
 
 
 def test_two_workers_publishing_and_promoting_at_once_both_stay_whole(
-    socket: Path, model: Path, tmp_path: Path
+    redis_socket: Path, model: Path, tmp_path: Path
 ) -> None:
-    with connect(socket) as client:
+    with connect(redis_socket) as client:
         client.flushall()
     program = f"""
 import sys
@@ -462,7 +456,7 @@ from ml_backend.errors import LeaseLost
 from ml_backend.registry import Manifest, Registry
 from tests.valkey import connect
 token = int(sys.argv[1])
-registry = Registry({str(tmp_path / "store")!r}, connect(Path({str(socket)!r}), timeout=5), keep=100)
+registry = Registry({str(tmp_path / "store")!r}, connect(Path({str(redis_socket)!r}), timeout=5), keep=100)
 for turn in range(15):
     number = registry.new_number({UID!r})
     try:
@@ -480,7 +474,7 @@ for turn in range(15):
     said = [worker.communicate(timeout=120)[0].split() for worker in workers]
     assert [worker.returncode for worker in workers] == [0, 0]
     assert set(said[0] + said[1]) <= {"fenced", "StoreUnavailable"}
-    with connect(socket) as client:
+    with connect(redis_socket) as client:
         registry = Registry(tmp_path / "store", client)
         found = registry.versions(UID)
         assert len(found) == 30 - sum(one == "StoreUnavailable" for one in said[0] + said[1])
@@ -496,9 +490,9 @@ for turn in range(15):
 
 
 def test_the_last_versions_stay_and_whatever_an_alias_or_a_way_back_needs(
-    socket: Path, store: str, model: Path, tmp_path: Path
+    redis_socket: Path, store: str, model: Path, tmp_path: Path
 ) -> None:
-    with connect(socket) as client:
+    with connect(redis_socket) as client:
         client.flushall()
         registry = Registry(store, client, keep=3, cache=tmp_path / "cache")
         for _ in range(3):
@@ -571,12 +565,12 @@ def test_verifying_again_does_not_read_the_files_again(folder_registry: Registry
 
 
 def test_a_worker_that_is_asked_to_stop_while_it_uploads_says_so_and_blames_no_store(
-    socket: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    redis_socket: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def stopped(*_: object, **__: object) -> None:
         raise WorkerStopping("the worker was asked to stop")
 
-    with connect(socket) as client:
+    with connect(redis_socket) as client:
         registry = Registry(f"local://{tmp_path}/store", client, cache=tmp_path / "cache")
         with monkeypatch.context() as patch:
             patch.setattr(LocalFileSystem, "put_file", stopped)
@@ -585,8 +579,8 @@ def test_a_worker_that_is_asked_to_stop_while_it_uploads_says_so_and_blames_no_s
         assert registry.versions(UID) == []
 
 
-def test_threads_may_fetch_the_same_remote_version_at_once(socket: Path, model: Path, tmp_path: Path) -> None:
-    with connect(socket) as client:
+def test_threads_may_fetch_the_same_remote_version_at_once(redis_socket: Path, model: Path, tmp_path: Path) -> None:
+    with connect(redis_socket) as client:
         registry = Registry(f"local://{tmp_path}/store", client, cache=tmp_path / "cache")
         number = publish(registry, model)
         folders: list[Path] = []

@@ -12,7 +12,6 @@ import pytest
 from ml_backend.errors import LeaseLost, StoreUnavailable, VersionCorrupt
 from ml_backend.registry import Manifest, Registry
 from tests.s3 import s3_server
-from tests.valkey import connect, running_valkey
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,12 +30,6 @@ NOW = 1_795_334_100.0
 def endpoint() -> Iterator[str]:
     with s3_server() as url:
         yield url
-
-
-@pytest.fixture
-def client() -> Iterator[redis.Redis]:
-    with running_valkey() as path, connect(path) as made:
-        yield made
 
 
 @pytest.fixture
@@ -62,10 +55,10 @@ def model(tmp_path: Path) -> Path:
 
 
 def test_a_version_goes_to_s3_serves_from_another_machine_and_rolls_back(
-    bucket: str, client: redis.Redis, model: Path, tmp_path: Path
+    bucket: str, redis_client: redis.Redis, model: Path, tmp_path: Path
 ) -> None:
-    here = Registry(f"s3://{bucket}/some/where", client, cache=tmp_path / "here", keep=2)
-    there = Registry(f"s3://{bucket}/some/where", client, cache=tmp_path / "there", keep=2)
+    here = Registry(f"s3://{bucket}/some/where", redis_client, cache=tmp_path / "here", keep=2)
+    there = Registry(f"s3://{bucket}/some/where", redis_client, cache=tmp_path / "there", keep=2)
     for token in range(1, 5):
         number = here.new_number(UID)
         here.publish(UID, number, model, Manifest(), lambda: True, now=NOW + token)
@@ -78,7 +71,7 @@ def test_a_version_goes_to_s3_serves_from_another_machine_and_rolls_back(
     assert (folder / "weights.bin").read_bytes() == (model / "weights.bin").read_bytes()
     assert [one.number for one in there.versions(UID)] == [4, 3, 2]  # 3 served when 4 was published, 2 before it
     assert there.rollback(UID, now=NOW).number == 3
-    client.flushall()
+    redis_client.flushall()
     rebuilt = here.serving(UID)
     assert rebuilt is not None
     assert rebuilt.number == 3
@@ -86,9 +79,9 @@ def test_a_version_goes_to_s3_serves_from_another_machine_and_rolls_back(
 
 
 def test_a_lost_lease_and_a_leftover_show_nothing(
-    bucket: str, client: redis.Redis, model: Path, tmp_path: Path
+    bucket: str, redis_client: redis.Redis, model: Path, tmp_path: Path
 ) -> None:
-    registry = Registry(f"s3://{bucket}", client, cache=tmp_path / "cache")
+    registry = Registry(f"s3://{bucket}", redis_client, cache=tmp_path / "cache")
     answers = iter([True, True, True, False])
     with pytest.raises(LeaseLost):
         registry.publish(UID, 1, model, Manifest(), lambda: next(answers), now=NOW)
@@ -97,9 +90,9 @@ def test_a_lost_lease_and_a_leftover_show_nothing(
 
 
 def test_an_object_that_was_changed_or_deleted_is_refused(
-    bucket: str, client: redis.Redis, model: Path, tmp_path: Path
+    bucket: str, redis_client: redis.Redis, model: Path, tmp_path: Path
 ) -> None:
-    registry = Registry(f"s3://{bucket}", client, cache=tmp_path / "cache")
+    registry = Registry(f"s3://{bucket}", redis_client, cache=tmp_path / "cache")
     system = s3fs.S3FileSystem(use_listings_cache=False)
     for number, harm in enumerate(("change", "delete"), start=1):
         registry.publish(UID, number, model, Manifest(), lambda: True, now=NOW)
@@ -113,12 +106,12 @@ def test_an_object_that_was_changed_or_deleted_is_refused(
 
 
 def test_a_server_that_is_away_is_a_store_that_cannot_be_used(
-    bucket: str, client: redis.Redis, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bucket: str, redis_client: redis.Redis, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     s3fs.S3FileSystem.clear_instance_cache()
-    registry = Registry(f"s3://{bucket}", client, cache=tmp_path / "cache")
+    registry = Registry(f"s3://{bucket}", redis_client, cache=tmp_path / "cache")
     with pytest.raises(StoreUnavailable, match=f"s3://{bucket}"):
         registry.versions(UID)
     with pytest.raises(StoreUnavailable):

@@ -10,10 +10,9 @@ import pytest
 from ml_backend.errors import Unavailable
 from ml_backend.runs import MAX_FAILURES, MAX_LOSSES, Lease, Runs, label_studio_status
 from ml_backend.state.due import DueList
-from tests.valkey import connect, running_valkey
+from tests.valkey import connect
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     import redis
@@ -22,22 +21,9 @@ UID = "2.1795333883"
 NOW = 1_795_400_000.25
 
 
-@pytest.fixture(scope="module")
-def socket() -> Iterator[Path]:
-    with running_valkey() as path:
-        yield path
-
-
 @pytest.fixture
-def client(socket: Path) -> Iterator[redis.Redis]:
-    with connect(socket) as client:
-        client.flushall()
-        yield client
-
-
-@pytest.fixture
-def runs(client: redis.Redis) -> Runs:
-    return Runs(client, lease_s=15.0)
+def runs(redis_client: redis.Redis) -> Runs:
+    return Runs(redis_client, lease_s=15.0)
 
 
 def still_queued(run_id: str, enqueue: int) -> bool:
@@ -134,10 +120,10 @@ class TestAsking:
         assert joining is not None
         assert (joining.id, joining.joined) == (asked.id, True)
 
-    def test_the_clock_is_told_when_to_look(self, runs: Runs, client: redis.Redis) -> None:
+    def test_the_clock_is_told_when_to_look(self, runs: Runs, redis_client: redis.Redis) -> None:
         ask(runs, due=NOW + 30)
         ask(runs, due=NOW + 2)
-        assert client.zscore("mlb:due", UID) == NOW + 2
+        assert redis_client.zscore("mlb:due", UID) == NOW + 2
 
     def test_a_uid_of_another_form_is_refused(self, runs: Runs) -> None:
         with pytest.raises(ValueError, match="uid"):
@@ -208,9 +194,9 @@ class TestGate:
             runs.finish(lease, "succeeded", reason="promoted", now=NOW)
         assert tokens == sorted(set(tokens))
 
-    def test_a_lease_from_before_redis_lost_its_data_is_worth_nothing(self, runs: Runs, client: redis.Redis) -> None:
+    def test_a_lease_from_before_redis_lost_its_data_is_worth_nothing(self, runs: Runs, redis_client: redis.Redis) -> None:
         before = begin(runs)
-        client.flushall()
+        redis_client.flushall()
         after = begin(runs)
         assert (before.run_id, before.token) == (after.run_id, after.token)
         assert not runs.check(before)
@@ -290,11 +276,11 @@ class TestHandingBack:
         assert dispatched is not None
         assert dispatched.run_id == lease.run_id
 
-    def test_the_clock_is_told_when_the_back_off_ends(self, runs: Runs, client: redis.Redis) -> None:
+    def test_the_clock_is_told_when_the_back_off_ends(self, runs: Runs, redis_client: redis.Redis) -> None:
         begin(runs)
-        client.zadd("mlb:due", {UID: NOW + 600})
+        redis_client.zadd("mlb:due", {UID: NOW + 600})
         runs.expire(UID, NOW + 15)
-        assert client.zscore("mlb:due", UID) == NOW + 16
+        assert redis_client.zscore("mlb:due", UID) == NOW + 16
 
     def test_what_waited_behind_it_joins_it(self, runs: Runs) -> None:
         lease = begin(runs)
@@ -398,17 +384,17 @@ class TestEnds:
         fail(runs, lease)
         assert "4 runs failed in a row" in runs.standing(UID).paused
 
-    def test_the_history_is_bounded_and_newest_first(self, runs: Runs, client: redis.Redis) -> None:
+    def test_the_history_is_bounded_and_newest_first(self, runs: Runs, redis_client: redis.Redis) -> None:
         for _ in range(205):
             runs.finish(begin(runs), "succeeded", reason="promoted", now=NOW)
-        assert client.llen(f"mlb:{{{UID}}}:history") == 200
+        assert redis_client.llen(f"mlb:{{{UID}}}:history") == 200
         assert [run.number for run in runs.history(UID, limit=3)] == [205, 204, 203]
 
-    def test_records_expire_a_month_after_the_end_and_not_before(self, runs: Runs, client: redis.Redis) -> None:
+    def test_records_expire_a_month_after_the_end_and_not_before(self, runs: Runs, redis_client: redis.Redis) -> None:
         lease = begin(runs)
-        assert client.ttl(f"mlb:run:{lease.run_id}") == -1
+        assert redis_client.ttl(f"mlb:run:{lease.run_id}") == -1
         fail(runs, lease)
-        assert client.ttl(f"mlb:run:{lease.run_id}") > 29 * 24 * 3600
+        assert redis_client.ttl(f"mlb:run:{lease.run_id}") > 29 * 24 * 3600
 
     def test_a_traceback_is_kept_with_the_record_and_stays_out_of_the_history(self, runs: Runs) -> None:
         lease = begin(runs)
@@ -480,18 +466,18 @@ def test_projects_do_not_touch_each_other(runs: Runs) -> None:
     assert runs.dispatch("2.1795333884", NOW, still_queued) is not None
 
 
-def test_a_redis_that_does_not_answer_is_unavailable(socket: Path) -> None:
-    with connect(socket.with_name("nobody")) as client, pytest.raises(Unavailable):
+def test_a_redis_that_does_not_answer_is_unavailable(redis_socket: Path) -> None:
+    with connect(redis_socket.with_name("nobody")) as client, pytest.raises(Unavailable):
         Runs(client).standing(UID)
 
 
-def test_machines_share_the_clock_of_redis(runs: Runs, client: redis.Redis) -> None:
-    seconds, _ = client.time()
+def test_machines_share_the_clock_of_redis(runs: Runs, redis_client: redis.Redis) -> None:
+    seconds, _ = redis_client.time()
     assert 0 <= runs.time() - seconds < 2
 
 
-def test_a_project_whose_clock_died_over_it_is_looked_at_again_after_the_claim(client: redis.Redis) -> None:
-    due = DueList(client, claim_s=2.0)
+def test_a_project_whose_clock_died_over_it_is_looked_at_again_after_the_claim(redis_client: redis.Redis) -> None:
+    due = DueList(redis_client, claim_s=2.0)
     due.ask(UID, 0.0)
     assert due.claim(100.0)[0] == [UID]
     assert due.claim(101.9)[0] == []

@@ -11,23 +11,16 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from ml_backend.scripting import ScriptingRedis
-from tests.valkey import running_valkey
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
 
-@pytest.fixture(scope="module")
-def socket() -> Iterator[Path]:
-    with running_valkey() as path:
-        yield path
-
-
 @pytest.fixture
-def client(socket: Path) -> Iterator[ScriptingRedis]:
+def client(redis_socket: Path) -> Iterator[ScriptingRedis]:
     retry = Retry(NoBackoff(), 0)
-    with ScriptingRedis(unix_socket_path=str(socket), socket_timeout=0.3, retry=retry) as client:
+    with ScriptingRedis(unix_socket_path=str(redis_socket), socket_timeout=0.3, retry=retry) as client:
         client.script_flush()
         yield client
 

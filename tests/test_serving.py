@@ -34,32 +34,19 @@ if TYPE_CHECKING:
     from ml_backend.settings import Strategy
 
 
-@pytest.fixture(scope="module")
-def socket() -> Iterator[Path]:
-    with running_valkey() as path:
-        yield path
-
-
-@pytest.fixture
-def client(socket: Path) -> Iterator[redis.Redis]:
-    with connect(socket) as made:
-        made.flushall()
-        yield made
-
-
 @pytest.fixture
 def store(tmp_path: Path) -> Path:
     return tmp_path / "store"
 
 
 @pytest.fixture
-def registry(client: redis.Redis, store: Path) -> Registry:
-    return Registry(store, client)
+def registry(redis_client: redis.Redis, store: Path) -> Registry:
+    return Registry(store, redis_client)
 
 
 @pytest.fixture
-def serving(client: redis.Redis, store: Path) -> Iterator[PredictionServer]:
-    with server(client, store) as running:
+def serving(redis_client: redis.Redis, store: Path) -> Iterator[PredictionServer]:
+    with server(redis_client, store) as running:
         yield running
 
 
@@ -179,7 +166,7 @@ def test_a_rollback_is_followed_like_a_promotion(serving: PredictionServer, regi
 
 
 def test_hot_swaps_under_load_fail_no_request_and_make_none_wait(
-    client: redis.Redis, store: Path, registry: Registry
+    redis_client: redis.Redis, store: Path, registry: Registry
 ) -> None:
     names = {publish(registry, "word 0"): "word 0"}
     seen: list[tuple[str, str]] = []
@@ -203,7 +190,7 @@ def test_hot_swaps_under_load_fail_no_request_and_make_none_wait(
             time.sleep(0.001)  # a client's own time; without it eight threads only fight for the interpreter
         slowest.append(worst)
 
-    with server(client, store) as serving:
+    with server(redis_client, store) as serving:
         assert says(serving, "word 0")
         threads = [threading.Thread(target=annotator, args=(serving,)) for _ in range(8)]
         for thread in threads:
@@ -266,10 +253,10 @@ def test_a_version_whose_files_are_damaged_leaves_the_old_one_and_the_next_heals
 
 
 def test_a_failed_load_is_not_tried_again_until_the_alias_moves_or_a_while_has_passed(
-    client: redis.Redis, store: Path, registry: Registry, caplog: pytest.LogCaptureFixture
+    redis_client: redis.Redis, store: Path, registry: Registry, caplog: pytest.LogCaptureFixture
 ) -> None:
     publish(registry, "one")
-    with server(client, store, retry_s=0.6) as serving:
+    with server(redis_client, store, retry_s=0.6) as serving:
         assert says(serving, "one")
         publish(registry, "breaks on load")
         publish(registry, "elsewhere", uid="6.1795333883")  # another project's alias moves too
@@ -284,11 +271,11 @@ def test_a_failed_load_is_not_tried_again_until_the_alias_moves_or_a_while_has_p
 
 
 def test_a_process_that_starts_when_the_promoted_version_is_broken_serves_the_one_before(
-    client: redis.Redis, store: Path, registry: Registry
+    redis_client: redis.Redis, store: Path, registry: Registry
 ) -> None:
     first = publish(registry, "one")
     publish(registry, "breaks on load")
-    with server(client, store) as serving:
+    with server(redis_client, store) as serving:
         assert says(serving, "one")
         assert serving.served(UID) == first
         assert [error.version[:2] for error in serving.errors(UID)] == ["v2"]
@@ -334,12 +321,12 @@ def test_predictions_go_on_while_redis_is_stopped_and_no_request_waits_for_it(tm
 
 
 def test_a_redis_that_lost_everything_is_told_again(
-    serving: PredictionServer, registry: Registry, client: redis.Redis
+    serving: PredictionServer, registry: Registry, redis_client: redis.Redis
 ) -> None:
     name = publish(registry, "one")
     assert says(serving, "one")
-    client.flushall()
-    soon(lambda: client.hlen(f"mlb:{{{UID}}}:loaded") == 1)
+    redis_client.flushall()
+    soon(lambda: redis_client.hlen(f"mlb:{{{UID}}}:loaded") == 1)
     assert serving.served(UID) == name
     publish(registry, "two")
     soon(lambda: says(serving, "two"))
@@ -349,27 +336,27 @@ def test_a_redis_that_lost_everything_is_told_again(
 
 
 def test_no_more_models_than_allowed_stay_loaded_and_the_least_used_goes_first(
-    client: redis.Redis, store: Path, registry: Registry
+    redis_client: redis.Redis, store: Path, registry: Registry
 ) -> None:
     uids = [f"{number}.1795333883" for number in range(1, 5)]
     for uid in uids:
         publish(registry, f"of {uid}", uid=uid)
-    with server(client, store, models=3) as serving:
+    with server(redis_client, store, models=3) as serving:
         for uid in (*uids[:3], uids[0], uids[3]):
             assert word_of(serving.predict(uid, tasks("a"), CONFIG)[0]) == f"of {uid}"
         assert [uid for uid in uids if serving.loaded(uid)] == [uids[0], uids[2], uids[3]]
-        assert client.hlen(f"mlb:{{{uids[1]}}}:loaded") == 0
+        assert redis_client.hlen(f"mlb:{{{uids[1]}}}:loaded") == 0
         assert word_of(serving.predict(uids[1], tasks("a"), CONFIG)[0]) == f"of {uids[1]}"
 
 
 def test_many_requests_at_once_load_a_version_once(
-    client: redis.Redis, store: Path, registry: Registry, monkeypatch: pytest.MonkeyPatch
+    redis_client: redis.Redis, store: Path, registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loads: list[Path] = []
     original = Parrot.load
     monkeypatch.setattr(Parrot, "load", lambda self, directory: (loads.append(directory), original(self, directory))[1])
     publish(registry, "slow one")
-    with server(client, store) as serving:
+    with server(redis_client, store) as serving:
         threads = [threading.Thread(target=says, args=(serving, "slow one")) for _ in range(8)]
         for thread in threads:
             thread.start()
@@ -411,8 +398,8 @@ class WebProcess:
 
 
 @pytest.fixture
-def two(socket: Path, client: redis.Redis, store: Path) -> Iterator[tuple[WebProcess, WebProcess]]:
-    processes = (WebProcess(socket, store), WebProcess(socket, store))
+def two(redis_socket: Path, redis_client: redis.Redis, store: Path) -> Iterator[tuple[WebProcess, WebProcess]]:
+    processes = (WebProcess(redis_socket, store), WebProcess(redis_socket, store))
     try:
         for one in processes:
             one.ask("hello")
@@ -462,28 +449,28 @@ def test_a_web_process_that_was_killed_holds_nothing_back_for_long(
 
 
 def test_a_web_process_that_slept_too_long_is_waited_for_again_when_it_wakes(
-    two: tuple[WebProcess, WebProcess], registry: Registry, client: redis.Redis
+    two: tuple[WebProcess, WebProcess], registry: Registry, redis_client: redis.Redis
 ) -> None:
     one, other = two
     publish(registry, "one")
     assert [process.ask("predict") for process in two] == ["one", "one"]
     other.signal(signal.SIGSTOP)
-    soon(lambda: client.zcard("mlb:web") == 1)
+    soon(lambda: redis_client.zcard("mlb:web") == 1)
     assert one.ask("served")
-    assert client.hlen(f"mlb:{{{UID}}}:loaded") == 1
+    assert redis_client.hlen(f"mlb:{{{UID}}}:loaded") == 1
     other.signal(signal.SIGCONT)
-    soon(lambda: client.hlen(f"mlb:{{{UID}}}:loaded") == 2)
+    soon(lambda: redis_client.hlen(f"mlb:{{{UID}}}:loaded") == 2)
 
 
-def test_a_server_that_is_closed_takes_its_notes_along(client: redis.Redis, store: Path, registry: Registry) -> None:
+def test_a_server_that_is_closed_takes_its_notes_along(redis_client: redis.Redis, store: Path, registry: Registry) -> None:
     publish(registry, "one")
     before = set(threading.enumerate())
-    with server(client, store) as serving:
+    with server(redis_client, store) as serving:
         assert says(serving, "one")
-        assert client.zcard("mlb:web") == 1
+        assert redis_client.zcard("mlb:web") == 1
         assert set(threading.enumerate()) - before
-    assert client.zcard("mlb:web") == 0
-    assert client.hlen(f"mlb:{{{UID}}}:loaded") == 0
+    assert redis_client.zcard("mlb:web") == 0
+    assert redis_client.hlen(f"mlb:{{{UID}}}:loaded") == 0
     assert set(threading.enumerate()) - before == set()
 
 
@@ -596,7 +583,7 @@ class Knot(Parrot):
 
 
 def test_a_model_that_refers_to_itself_goes_when_it_was_replaced_and_the_last_request_that_uses_it_is_over(
-    client: redis.Redis, store: Path, registry: Registry
+    redis_client: redis.Redis, store: Path, registry: Registry
 ) -> None:
     made: list[weakref.ref[Knot]] = []
 
@@ -608,7 +595,7 @@ def test_a_model_that_refers_to_itself_goes_when_it_was_replaced_and_the_last_re
     gc.disable()  # as good as in a web process, which looks so rarely
     try:
         publish(registry, "takes its time")  # 10 ms a task
-        with PredictionServer(Registry(store, client), make, client, poll_s=0.02) as serving:
+        with PredictionServer(Registry(store, redis_client), make, redis_client, poll_s=0.02) as serving:
             assert says(serving, "takes its time")
             asked = threading.Thread(target=serving.predict, args=(UID, tasks(*["x"] * 150), CONFIG))
             asked.start()
@@ -625,9 +612,9 @@ def test_a_model_that_refers_to_itself_goes_when_it_was_replaced_and_the_last_re
 
 
 def test_a_projects_lock_is_one_as_long_as_somebody_uses_it_and_leaves_nothing_behind(
-    client: redis.Redis, store: Path
+    redis_client: redis.Redis, store: Path
 ) -> None:
-    serving = server(client, store)
+    serving = server(redis_client, store)
     turn = serving._turn(UID)
     for number in range(12_000):
         serving._turn(f"{number}.1795333884")
@@ -636,7 +623,7 @@ def test_a_projects_lock_is_one_as_long_as_somebody_uses_it_and_leaves_nothing_b
     assert not serving._loading
 
 
-def test_version_after_version_leaves_nothing_behind(client: redis.Redis, store: Path, registry: Registry) -> None:
+def test_version_after_version_leaves_nothing_behind(redis_client: redis.Redis, store: Path, registry: Registry) -> None:
     def serve_another(serving: PredictionServer, number: int) -> None:
         with tempfile.TemporaryDirectory() as folder:
             for name in ("word.txt", *(f"part-{part}.txt" for part in range(8))):
@@ -653,7 +640,7 @@ def test_version_after_version_leaves_nothing_behind(client: redis.Redis, store:
         return tracemalloc.get_traced_memory()[0]
 
     publish(registry, "one")
-    with PredictionServer(Registry(store, client), make_model, client, poll_s=0.005) as serving:
+    with PredictionServer(Registry(store, redis_client), make_model, redis_client, poll_s=0.005) as serving:
         assert says(serving, "one")
         tracemalloc.start()
         try:

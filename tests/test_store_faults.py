@@ -18,7 +18,6 @@ from ml_backend.settings import Settings
 from tests.disks import small_disk
 from tests.running import wait_until
 from tests.test_training import CONFIG, UID, Switchable, annotate, run
-from tests.valkey import running_valkey
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -33,12 +32,6 @@ HARMS: dict[str, Callable[[Path], Any]] = {
 }
 
 
-@pytest.fixture(scope="module")
-def socket() -> Iterator[Path]:
-    with running_valkey() as path:
-        yield path
-
-
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
     with small_disk(tmp_path) as mounted:
@@ -46,13 +39,13 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.fixture
-def open_services(socket: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Services]]:
+def open_services(redis_socket: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Services]]:
     """Makes the parts over one Redis, with predictions being served, as in a web process."""
     made: list[Services] = []
 
     def opened(store: Path) -> Services:
         environment = {
-            "REDIS_URL": f"unix://{socket}",
+            "REDIS_URL": f"unix://{redis_socket}",
             "ML_BACKEND_DATA_DIR": str(tmp_path),
             "ML_BACKEND_STORE": str(store),
             "ML_BACKEND_MODEL": "tests.models.counting:CountingModel",

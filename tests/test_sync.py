@@ -25,7 +25,7 @@ from ml_backend.sync import Access, Due, Later, Standing, Standings, Syncer, Syn
 from ml_backend.sync.plan import may_differ
 from tests.loopback import Answer, Loopback, Received
 from tests.running import wait_until
-from tests.valkey import connect, running_valkey
+from tests.valkey import connect
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -120,19 +120,6 @@ class FakeLabelStudio:
         }
 
 
-@pytest.fixture(scope="module")
-def socket() -> Iterator[Path]:
-    with running_valkey() as path:
-        yield path
-
-
-@pytest.fixture
-def client(socket: Path) -> Iterator[redis.Redis]:
-    with connect(socket, timeout=5) as found:
-        found.flushall()
-        yield found
-
-
 @pytest.fixture
 def studio() -> FakeLabelStudio:
     return FakeLabelStudio({number: [100 + number] for number in range(1, 31)})
@@ -213,8 +200,8 @@ def fake(studio: FakeLabelStudio) -> Iterator[Loopback]:
 
 
 @pytest.fixture
-def house(client: redis.Redis, fake: Loopback) -> House:
-    found = House(client, fake.url)
+def house(valkey: redis.Redis, fake: Loopback) -> House:
+    found = House(valkey, fake.url)
     found.connect()
     return found
 
@@ -313,8 +300,8 @@ def test_the_clock_hands_a_sync_over_once(house: House) -> None:
     assert house.jobs.depth("sync") == 1
 
 
-def test_without_a_key_the_clock_asks_for_nothing(client: redis.Redis) -> None:
-    house = House(client, "http://127.0.0.1:1", key=None)
+def test_without_a_key_the_clock_asks_for_nothing(valkey: redis.Redis) -> None:
+    house = House(valkey, "http://127.0.0.1:1", key=None)
     house.connect()
     assert house.syncs.consider(house.project(), NOW) is None
     assert house.jobs.depth("sync") == 0
@@ -491,7 +478,7 @@ make_services(
 
 
 def test_a_sync_whose_process_is_killed_is_gone_on_with_by_the_next_one(
-    house: House, studio: FakeLabelStudio, fake: Loopback, socket: Path
+    house: House, studio: FakeLabelStudio, fake: Loopback, valkey_socket: Path
 ) -> None:
     studio.page = 10
     house.now = time.time()
@@ -506,7 +493,7 @@ def test_a_sync_whose_process_is_killed_is_gone_on_with_by_the_next_one(
         return None
 
     studio.fail = stall
-    command = [sys.executable, "-c", SYNC, UID, f"unix://{socket}", fake.url, KEY]
+    command = [sys.executable, "-c", SYNC, UID, f"unix://{valkey_socket}", fake.url, KEY]
     with subprocess.Popen(command) as process:
         try:
             assert third.wait(60), "it asks for the third page"
@@ -559,10 +546,10 @@ def test_a_duplicated_project_is_another_one_and_is_read_by_itself(house: House,
     assert house.annotations() == 30
 
 
-def test_a_holder_that_is_gone_is_followed_by_another(house: House, client: redis.Redis) -> None:
+def test_a_holder_that_is_gone_is_followed_by_another(house: House, valkey: redis.Redis) -> None:
     assert house.standings.take(UID) is not None
     assert house.standings.take(UID) is None
-    seconds, micros = client.time()
+    seconds, micros = valkey.time()
     house.standings.set(UID, until=seconds + micros / 1e6 - 0.001)
     assert not house.standing().running
     assert house.standings.take(UID) is not None
@@ -760,51 +747,51 @@ def test_a_training_waits_for_the_sync_that_runs(house: House) -> None:
 # --- deleted projects -----------------------------------------------------------------------------------------------
 
 
-def test_a_deleted_project_is_thrown_away_after_a_time_and_nothing_of_others(house: House, client: redis.Redis) -> None:
+def test_a_deleted_project_is_thrown_away_after_a_time_and_nothing_of_others(house: House, valkey: redis.Redis) -> None:
     house.sync()
     other = "7.1600000000"
     house.state.setup(other, CONFIG, None, NOW)
-    client.incr(f"mlb:{{{UID}}}:number")
-    purge = Purge(client)
+    valkey.incr(f"mlb:{{{UID}}}:number")
+    purge = Purge(valkey)
     assert not purge(UID, NOW, 0.0), "it is not deleted"
     house.state.mark(UID, deleted_at=NOW)
     assert not purge(UID, NOW + 99, 100.0)
     assert purge(UID, NOW + 100, 100.0)
     assert house.state.uids() == [other]
-    assert [key for key in client.scan_iter() if UID.encode() in key] == [f"mlb:{{{UID}}}:number".encode()]
+    assert [key for key in valkey.scan_iter() if UID.encode() in key] == [f"mlb:{{{UID}}}:number".encode()]
     assert house.state.load(other) is not None
 
 
 def test_an_event_that_comes_while_a_project_is_thrown_away_leaves_no_half_of_it(
-    house: House, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+    house: House, valkey: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     house.sync()
     house.state.mark(UID, deleted_at=NOW)
-    plain = client.scan_iter
+    plain = valkey.scan_iter
 
     def scanned(**how: Any) -> Iterator[bytes]:
         house.event(1, 1001)  # from a webhook that nobody removed
         yield from plain(**how)
 
-    monkeypatch.setattr(client, "scan_iter", scanned)
-    assert Purge(client)(UID, NOW + 100, 100.0)
+    monkeypatch.setattr(valkey, "scan_iter", scanned)
+    assert Purge(valkey)(UID, NOW + 100, 100.0)
     house.event(2, 1002)
     assert house.state.uids() == [UID]
     assert house.annotations() == 1
 
 
-def test_a_project_that_is_connected_again_is_not_thrown_away(house: House, client: redis.Redis) -> None:
+def test_a_project_that_is_connected_again_is_not_thrown_away(house: House, valkey: redis.Redis) -> None:
     house.sync()
     house.state.mark(UID, deleted_at=NOW)
     house.connect()
-    assert not Purge(client)(UID, NOW + 1000, 1.0)
+    assert not Purge(valkey)(UID, NOW + 1000, 1.0)
     found = decided(house.project(), at=NOW + 1000)
     assert isinstance(found, Due)
     assert found.kind == "complete"
 
 
-def test_without_redis_a_sync_says_unavailable(socket: Path, fake: Loopback) -> None:
-    with connect(socket.with_name("nobody"), timeout=0.2) as nobody:
+def test_without_redis_a_sync_says_unavailable(valkey_socket: Path, fake: Loopback) -> None:
+    with connect(valkey_socket.with_name("nobody"), timeout=0.2) as nobody:
         house = House(nobody, fake.url)
         with pytest.raises(Unavailable):
             house.syncer.sync(UID)

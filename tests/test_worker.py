@@ -35,12 +35,6 @@ LEASE_S = 1.0
 ROOT = Path(__file__).parent.parent
 
 
-@pytest.fixture(scope="module")
-def socket() -> Iterator[Path]:
-    with running_valkey() as path:
-        yield path
-
-
 def eventually(condition: Callable[[], Any], what: str, within_s: float = 10.0) -> Any:
     """Poll until the condition is truthy; its value."""
     deadline = time.monotonic() + within_s
@@ -128,10 +122,10 @@ class Stage:
 
 
 @pytest.fixture
-def stage(socket: Path, tmp_path: Path) -> Iterator[Stage]:
-    with connect(socket, timeout=2) as client:
+def stage(redis_socket: Path, tmp_path: Path) -> Iterator[Stage]:
+    with connect(redis_socket, timeout=2) as client:
         client.flushall()
-        stage = Stage(socket, tmp_path, client, Runs(client, lease_s=LEASE_S), Jobs(client))
+        stage = Stage(redis_socket, tmp_path, client, Runs(client, lease_s=LEASE_S), Jobs(client))
         yield stage
         for process in stage.processes:
             process.kill()
@@ -540,13 +534,13 @@ def trained(socket: Path, folder: Path, method: str = "fork") -> Path:
     return files
 
 
-def test_the_library_that_a_model_names_is_loaded_before_the_fork(socket: Path, tmp_path: Path) -> None:
-    assert (trained(socket, tmp_path) / "loaded").read_text() == "True"
+def test_the_library_that_a_model_names_is_loaded_before_the_fork(redis_socket: Path, tmp_path: Path) -> None:
+    assert (trained(redis_socket, tmp_path) / "loaded").read_text() == "True"
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_a_run_comes_last_on_a_busy_machine_and_so_does_its_session(socket: Path, tmp_path: Path, method: str) -> None:
-    files = trained(socket, tmp_path, method)
+def test_a_run_comes_last_on_a_busy_machine_and_so_does_its_session(redis_socket: Path, tmp_path: Path, method: str) -> None:
+    files = trained(redis_socket, tmp_path, method)
 
     assert int((files / "nice").read_text()) == min(os.getpriority(os.PRIO_PROCESS, 0) + 10, 19)
     assert (files / "leads").read_text() == "True"
