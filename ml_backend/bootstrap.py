@@ -18,6 +18,7 @@ from redis.retry import Retry
 from ml_backend.clock import Clock
 from ml_backend.errors import SettingsError, Unavailable
 from ml_backend.event_way import EventWay, ProjectSettings, forget
+from ml_backend.jobs import Jobs
 from ml_backend.lease import LeaseKeeper
 from ml_backend.media import Cache, Hosts, Media
 from ml_backend.models import find_light, find_model
@@ -50,7 +51,6 @@ if TYPE_CHECKING:
 
     from ml_backend.backend import TrainingBackend
     from ml_backend.connecting.connector import Connector
-    from ml_backend.jobs import Jobs
     from ml_backend.label_studio import LabelStudioApi
     from ml_backend.settings import Strategy
     from ml_backend.state import ProjectState
@@ -89,8 +89,6 @@ class Services:
 
     def jobs(self) -> Jobs:
         """The queues."""
-        from ml_backend.jobs import Jobs  # noqa: PLC0415 - the web process needs no RQ, which is slow to import
-
         return Jobs(self.redis, self.settings.redis_prefix)
 
     def clock(self) -> Clock:

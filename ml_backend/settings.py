@@ -7,6 +7,7 @@ Order of precedence: defaults, environment, the connection's extra params under 
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -342,8 +343,6 @@ def read_extra_params(extra_params: object, defaults: Refit) -> tuple[Refit, dic
     if extra_params is None or extra_params == "":
         return defaults, {}
     if isinstance(extra_params, str):
-        import json  # noqa: PLC0415 - this form comes from older releases only
-
         try:
             extra_params = json.loads(extra_params)
         except ValueError:

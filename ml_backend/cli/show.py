@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import orjson
+from pydantic import SecretStr
 from rich.padding import Padding
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -127,11 +128,5 @@ def open_services(settings: Settings) -> Services:
     """The parts, over the private Valkey of the data folder unless REDIS_URL is set."""
     if settings.redis_url is None:
         valkey = PrivateValkey(settings.data_dir.absolute() / "valkey")
-        settings = settings.model_copy(update={"redis_url": _secret(valkey.url)})
+        settings = settings.model_copy(update={"redis_url": SecretStr(valkey.url)})
     return make_services(settings, timeout_s=PATIENT_TIMEOUT_S)
-
-
-def _secret(text: str) -> Any:  # noqa: ANN401 - the field's own type
-    from pydantic import SecretStr  # noqa: PLC0415 - kept beside its one use
-
-    return SecretStr(text)

@@ -222,11 +222,11 @@ def _is_ours(ours: Ours, webhook: Webhook) -> bool:
     place = bare_of_webhook(webhook.url)
     if not place:
         return False
-    logins = [login_of(webhook.url)]
+    login = login_of(webhook.url)
     known = {basic((ours.login[0], one)) for one in ours.passwords} if ours.login is not None else set()
     return (
         place in ours.places
-        or any(login is not None and login[1] in ours.passwords for login in logins)
+        or (login is not None and login[1] in ours.passwords)
         or any(value in known or value in ours.passwords for value in webhook.headers.values())
     )
 

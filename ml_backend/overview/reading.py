@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from ml_backend import policy
 from ml_backend.errors import BadInput, ProjectUnknown, RegistryError
+from ml_backend.jobs import QUEUES
 from ml_backend.overview import views
 from ml_backend.uids import require_uid
 
@@ -317,8 +318,6 @@ def version_view(version: Version) -> views.Version:
 
 def system_view(version: str, model: str, label_studio: str | None, jobs: Jobs) -> views.System:
     """The backend itself, and what its queues hold."""
-    from ml_backend.jobs import QUEUES  # noqa: PLC0415 - kept beside its one use
-
     return views.System(
         version=version,
         model=model,
