@@ -579,6 +579,20 @@ def test_a_worker_that_is_asked_to_stop_while_it_uploads_says_so_and_blames_no_s
         assert registry.versions(UID) == []
 
 
+def test_what_a_killed_process_had_begun_to_copy_goes_in_its_time(
+    redis_socket: Path, model: Path, tmp_path: Path
+) -> None:
+    with connect(redis_socket) as client:
+        registry = Registry(f"local://{tmp_path}/store", client, cache=tmp_path / "cache")
+        copies = registry.fetch(UID, publish(registry, model)).parent
+        for name, age_s in ((".9-left-behind", 3 * 86400), (".9-under-way", 60)):
+            (copies / name).mkdir()
+            (copies / name / "weights.bin").write_bytes(b"half")
+            os.utime(copies / name, (time.time() - age_s, time.time() - age_s))
+        registry.fetch(UID, publish(registry, model))
+        assert sorted(one.name for one in copies.iterdir()) == [".9-under-way", "1", "2"]
+
+
 def test_threads_may_fetch_the_same_remote_version_at_once(redis_socket: Path, model: Path, tmp_path: Path) -> None:
     with connect(redis_socket) as client:
         registry = Registry(f"local://{tmp_path}/store", client, cache=tmp_path / "cache")

@@ -9,6 +9,7 @@ import re
 import secrets
 import shutil
 import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 from ml_backend.errors import RegistryError, RunEnded, StoreUnavailable
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from ml_backend.registry.manifest import Manifest
 
 _PLACE = re.compile(rf"({PATTERN})/([1-9]\d{{0,11}})/(.+)", re.ASCII)
+_UNFINISHED_S = 24 * 3600.0
+"""A copy that nobody has written a file to for so long is nobody's any more."""
 
 
 class RemoteStorage:
@@ -163,10 +166,13 @@ class RemoteStorage:
             target.chmod(0o600)
 
     def _tidy(self, uid: str) -> None:
+        """Remove copies of versions that are gone, and what a process that was killed had not copied to the end."""
         stored = self.numbers(uid)
         for copy in (self._cache / uid).iterdir():
-            if copy.name.isdigit() and int(copy.name) not in stored:
-                shutil.rmtree(copy, ignore_errors=True)
+            with contextlib.suppress(FileNotFoundError):
+                unfinished = copy.name.startswith(".") and time.time() - copy.stat().st_mtime > _UNFINISHED_S
+                if unfinished or (copy.name.isdigit() and int(copy.name) not in stored):
+                    shutil.rmtree(copy, ignore_errors=True)
 
     def forget(self, uid: str, number: int) -> bool:
         """Drop the local copy."""
