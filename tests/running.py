@@ -45,7 +45,9 @@ def wait_until(look: Callable[[], T], deadline_s: float, what: str, *, every_s: 
         time.sleep(every_s)
 
 
-def wait_for_server(process: subprocess.Popen[bytes], answers: Callable[[], bool], deadline_s: float, what: str) -> None:
+def wait_for_server(
+    process: subprocess.Popen[bytes], answers: Callable[[], bool], deadline_s: float, what: str
+) -> None:
     """Poll until a process that was started answers; fails at once when it has ended."""
 
     def look() -> bool:

@@ -97,7 +97,9 @@ def setup(project: int, **refit: Any) -> dict[str, Any]:
 
 
 @pytest.fixture
-def open_services(redis_socket: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Services]]:
+def open_services(
+    redis_socket: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[..., Services]]:
     """Services for a plain class; the processes that they start read the environment, as in the product."""
     opened: list[Services] = []
 

@@ -392,7 +392,9 @@ def test_rolling_back_passes_over_a_damaged_version(folder_registry: Registry, m
     assert folder_registry.rollback(UID, now=NOW).number == made[0]
 
 
-def test_the_alias_is_rebuilt_from_the_store_when_redis_lost_it(registry: Registry, model: Path, redis_socket: Path) -> None:
+def test_the_alias_is_rebuilt_from_the_store_when_redis_lost_it(
+    registry: Registry, model: Path, redis_socket: Path
+) -> None:
     made = [publish(registry, model) for _ in range(3)]
     for token, number in enumerate(made):
         registry.promote(UID, number, token=token + 10, now=NOW)
@@ -590,7 +592,7 @@ def test_what_a_killed_process_had_begun_to_copy_goes_in_its_time(
             (copies / name / "weights.bin").write_bytes(b"half")
             os.utime(copies / name, (time.time() - age_s, time.time() - age_s))
         registry.fetch(UID, publish(registry, model))
-        assert sorted(one.name for one in copies.iterdir()) == [".9-under-way", "1", "2"]
+        assert [one.name for one in copies.iterdir() if one.name.startswith(".")] == [".9-under-way"]
 
 
 def test_threads_may_fetch_the_same_remote_version_at_once(redis_socket: Path, model: Path, tmp_path: Path) -> None:

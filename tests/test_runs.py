@@ -194,7 +194,9 @@ class TestGate:
             runs.finish(lease, "succeeded", reason="promoted", now=NOW)
         assert tokens == sorted(set(tokens))
 
-    def test_a_lease_from_before_redis_lost_its_data_is_worth_nothing(self, runs: Runs, redis_client: redis.Redis) -> None:
+    def test_a_lease_from_before_redis_lost_its_data_is_worth_nothing(
+        self, runs: Runs, redis_client: redis.Redis
+    ) -> None:
         before = begin(runs)
         redis_client.flushall()
         after = begin(runs)

@@ -462,7 +462,9 @@ def test_a_web_process_that_slept_too_long_is_waited_for_again_when_it_wakes(
     soon(lambda: redis_client.hlen(f"mlb:{{{UID}}}:loaded") == 2)
 
 
-def test_a_server_that_is_closed_takes_its_notes_along(redis_client: redis.Redis, store: Path, registry: Registry) -> None:
+def test_a_server_that_is_closed_takes_its_notes_along(
+    redis_client: redis.Redis, store: Path, registry: Registry
+) -> None:
     publish(registry, "one")
     before = set(threading.enumerate())
     with server(redis_client, store) as serving:
@@ -623,7 +625,9 @@ def test_a_projects_lock_is_one_as_long_as_somebody_uses_it_and_leaves_nothing_b
     assert not serving._loading
 
 
-def test_version_after_version_leaves_nothing_behind(redis_client: redis.Redis, store: Path, registry: Registry) -> None:
+def test_version_after_version_leaves_nothing_behind(
+    redis_client: redis.Redis, store: Path, registry: Registry
+) -> None:
     def serve_another(serving: PredictionServer, number: int) -> None:
         with tempfile.TemporaryDirectory() as folder:
             for name in ("word.txt", *(f"part-{part}.txt" for part in range(8))):

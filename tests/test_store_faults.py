@@ -39,7 +39,9 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.fixture
-def open_services(redis_socket: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Services]]:
+def open_services(
+    redis_socket: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[..., Services]]:
     """Makes the parts over one Redis, with predictions being served, as in a web process."""
     made: list[Services] = []
 

@@ -539,7 +539,9 @@ def test_the_library_that_a_model_names_is_loaded_before_the_fork(redis_socket: 
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_a_run_comes_last_on_a_busy_machine_and_so_does_its_session(redis_socket: Path, tmp_path: Path, method: str) -> None:
+def test_a_run_comes_last_on_a_busy_machine_and_so_does_its_session(
+    redis_socket: Path, tmp_path: Path, method: str
+) -> None:
     files = trained(redis_socket, tmp_path, method)
 
     assert int((files / "nice").read_text()) == min(os.getpriority(os.PRIO_PROCESS, 0) + 10, 19)

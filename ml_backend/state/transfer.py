@@ -233,7 +233,8 @@ class _Reading:
             name, entries = line.get("key"), line.get("entries")
             if not isinstance(name, str) or KEPT.get(name) is None or line.get("type") != KEPT[name]:
                 raise BadInput(
-                    self._at, "is of no key that a project has; if a newer release wrote it, upgrade ml-backend here too"
+                    self._at,
+                    "is of no key that a project has; if a newer release wrote it, upgrade ml-backend here",
                 )
             if not isinstance(entries, list):
                 raise BadInput(self._at, "has no entries")
