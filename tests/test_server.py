@@ -418,6 +418,55 @@ def test_ordinary_events_and_other_requests_sent_in_one_go_are_answered_in_order
     assert bodies == [event, hashlib.sha256(b"{}").hexdigest(), event, event, event, event, event]
 
 
+@pytest.mark.parametrize("length", [2, 200_000])
+@pytest.mark.parametrize("pause_s", [0.0, 0.001, 0.01])
+def test_a_next_request_that_follows_in_two_pieces_is_answered(web: Web, length: int, pause_s: float) -> None:
+    body = os.urandom(length)
+    following = b"POST /hash HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % length + body
+    with web.say(EVENT) as client:
+        assert receive(client, 8).endswith(b"/webhook")
+        for cut in (1, 40, len(following) - 1):
+            client.sendall(following[:cut])
+            time.sleep(pause_s)  # within the time that a thread stays, and beyond it
+            client.sendall(following[cut:])
+            assert receive(client, 64).endswith(hashlib.sha256(body).hexdigest().encode())
+
+
+def test_clients_that_send_event_after_event_leave_room_for_others_and_for_the_stop(launch: Callable[..., Web]) -> None:
+    web = launch()
+    over = threading.Event()
+    answered: list[bytes] = []
+
+    def chatter() -> None:
+        with web.connect() as client:
+            while not over.is_set():
+                try:
+                    client.sendall(EVENT)
+                    answer = client.recv(1000)
+                except ConnectionError:
+                    return
+                if not answer:
+                    return
+                answered.append(answer)
+
+    chatting = [threading.Thread(target=chatter) for _ in range(4)]  # it has two threads
+    for one in chatting:
+        one.start()
+    try:
+        until(lambda: len(answered) > 100, "some chatter")
+        begun = time.monotonic()
+        for _ in range(20):
+            assert web.ask("/x") == (200, "/x")
+        assert time.monotonic() - begun < 2
+        web.process.terminate()
+        assert web.process.wait(10) == 0
+    finally:
+        over.set()
+        for one in chatting:
+            one.join()
+    assert {answer.partition(b"\r\n")[0] for answer in answered} == {b"HTTP/1.1 200 OK"}
+
+
 def test_an_event_that_breaks_the_application_is_answered_and_costs_no_thread(launch: Callable[..., Web]) -> None:
     web = launch()
     for _ in range(3):

@@ -3,6 +3,7 @@
 import enum
 import errno
 import re
+import select
 import socket
 import time
 from collections.abc import Iterator
@@ -40,6 +41,8 @@ class ClientSocket(socket.socket):
         super().setblocking(False)
         self._ahead = bytearray()
         self._given = 0
+        self._stirring = select.poll()
+        self._stirring.register(self.fileno(), select.POLLIN)
         self.begin()
 
     def setblocking(self, flag: bool, /) -> None:
@@ -77,6 +80,10 @@ class ClientSocket(socket.socket):
     def taken(self) -> None:
         """What `whole` gave counts as read."""
         self._given = self._wanted or 0
+
+    def stirs(self, seconds: float) -> bool:
+        """Whether the client sends something, or hangs up, within so many seconds."""
+        return bool(self._stirring.poll(1000 * seconds))
 
     def read_ahead(self) -> Ahead:
         """Take what has arrived, without waiting."""

@@ -5,6 +5,8 @@ as many clients as there are threads, each with one byte sent, stop it for good.
 up to two seconds for each client that does not hang up. Here
 
 - the event loop collects the head and up to 128 KiB of the body, and gives up on who has not sent them in 20 s;
+- a thread that has answered stays for two milliseconds, as long as half of the threads are free, in case the client's
+  next request follows at once;
 - a thread waits for the rest of a longer body, and for an answer to be taken, for 20 s and the time that the bytes take
   at 64 KiB/s, and only half of the threads wait for bodies; once the answer has begun, none waits for the body;
 - the event loop says goodbye without waiting, and reads on for a while so that an early answer (401, 413) arrives.
@@ -38,6 +40,7 @@ _STOP_S = 2.0
 _COMPLAIN_EVERY_S = 10.0
 _HEARTBEAT_S = 1.0
 _HESITATION_S, _MOST_HESITATIONS = 0.0003, 4
+_STAY_S = 0.002
 _NO_DESCRIPTORS = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 _NOBODY_THERE = {errno.EAGAIN, errno.EWOULDBLOCK, errno.ECONNABORTED}
 _WENT_AWAY = {errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN}
@@ -107,6 +110,8 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no type
         keep = False
         try:
             keep = self.handle(conn)
+            while keep and self._follows(conn):
+                keep = self.handle(conn)
         finally:
             self._lent.discard(conn)
             if not (keep and self._kept(conn)):
@@ -147,12 +152,25 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no type
             "gunicorn.socket": conn.sock,
         }
 
+    def _follows(self, conn: Connection) -> bool:
+        """Whether the client's next request came right after its answer, whole: then the same thread takes it.
+
+        By way of the event loop it costs some system calls and two changes of thread more: a fifth of an event's time.
+        """
+        if conn in self._long or 2 * len(self._lent) > self.cfg.threads or not (self.alive and _is_idle(conn)):
+            return False
+        if not conn.sock.stirs(_STAY_S):
+            return False
+        conn.sock.begin()
+        # What came in part stays read ahead: the event loop goes on from there.
+        return conn.sock.read_ahead() is Ahead.WHOLE
+
     def _kept(self, conn: Connection) -> bool:
         """Whether the connection waits for its next request already, without the event loop having been woken up.
 
         That is what becomes of nearly every request, and waking the loop costs a tenth of one.
         """
-        if conn in self._long or conn.sock.unserved or conn.parser.unreader.buf.getvalue():
+        if conn in self._long or not _is_idle(conn):
             return False
         with self._keeping:
             # Under the lock: whoever is added while alive is still found by `_cap_keepalive`.
@@ -313,3 +331,8 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no type
         del self._lingering[client]
         self.poller.unregister(client)
         client.close()
+
+
+def _is_idle(conn: Connection) -> bool:
+    """Whether nothing of a next request has been read."""
+    return not (conn.sock.unserved or conn.parser.unreader.buf.getvalue())
