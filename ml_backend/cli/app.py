@@ -111,11 +111,13 @@ def new(
 
 @app.command()
 def status(
-    project: Project = None,
+    project: Annotated[str | None, typer.Argument(help="The project's id or uid; all projects, if not given.")] = None,
     data_dir: DataDir = None,
-    as_json: Annotated[bool, typer.Option("--json", help="For scripts.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="For scripts, with all counters and the last decisions.")
+    ] = False,
 ) -> None:
-    """Show every project: progress to the next training, counters, runs, versions and decisions."""
+    """Show where every project stands and why: progress to the next training, training set, run, what serves."""
     from ml_backend.cli.show import show_status  # noqa: PLC0415
 
     show_status(_settings(data_dir=data_dir), project, as_json=as_json)

@@ -157,7 +157,8 @@ def told_to_children(settings: Settings, credentials: tuple[str, str] | None) ->
     """
     if credentials is None and settings.host not in LOOPBACK and not settings.insecure:
         raise SettingsError(
-            "BASIC_AUTH_PASS", f"is not set: without it only this machine is served, not {settings.host}"
+            "BASIC_AUTH_PASS",
+            f"is not set: without it only this machine is served, not {settings.host}; set it, or give --insecure",
         )
     told = {
         "PORT": str(settings.port),
