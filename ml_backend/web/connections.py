@@ -9,7 +9,9 @@ up to two seconds for each client that does not hang up. Here
   next request follows at once;
 - a thread waits for the rest of a longer body, and for an answer to be taken, for 20 s and the time that the bytes take
   at 64 KiB/s, and only half of the threads wait for bodies; once the answer has begun, none waits for the body;
-- the event loop says goodbye without waiting, and reads on for a while so that an early answer (401, 413) arrives.
+- the event loop sends the last 64 KiB of an answer, and so all of a small one, to who does not take it at once;
+- the event loop says goodbye without waiting, and reads on for a while so that an early answer (401, 413) arrives;
+- whoever comes when there are as many connections as there may be takes the place of one that waits.
 
 What it cannot do: end a request on which the application itself works for ever; that is for the application's
 deadlines. Plain HTTP/1.1 only: TLS belongs to a proxy in front.
@@ -21,10 +23,11 @@ import selectors
 import socket
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
+from operator import itemgetter
 from typing import Any
 
 from gunicorn import SERVER
@@ -85,9 +88,10 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no type
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._reading: dict[Connection, float] = {}  # since when, oldest first
-        self._queue: deque[Connection] = deque()  # requests with long bodies that wait for a thread,
+        self._queue: dict[Connection, float] = {}  # requests with long bodies that wait for a thread, since when,
         self._long: set[Connection] = set()  # and those that have one
         self._lent: set[Connection] = set()  # all that have a thread
+        self._sending: dict[Connection, tuple[float, bool]] = {}  # since when, and whether they stay open
         self._lingering: dict[ClientSocket, float] = {}
         self._complained = self._notified = float("-inf")
         self._keeping = threading.RLock()  # for `keepalived_conns` and the poller's part in it
@@ -114,7 +118,9 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no type
                 keep = self.handle(conn)
         finally:
             self._lent.discard(conn)
-            if not (keep and self._kept(conn)):
+            if conn.sock.left and conn.sock.fileno() >= 0:
+                self.method_queue.defer(self._send_on, conn, keep)
+            elif not (keep and self._kept(conn)):
                 self.method_queue.defer(self.finish_request, conn, Answered(keep))
 
     def handle(self, conn: Connection) -> bool:
@@ -188,8 +194,11 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no type
     def on_client_socket_readable(self, conn: Connection, client: socket.socket) -> None:
         """A kept connection has its next request."""
         with self._keeping:
+            try:
+                self.keepalived_conns.remove(conn)
+            except ValueError:
+                return  # given up on earlier in the same turn of the loop
             self.poller.unregister(client)
-            self.keepalived_conns.remove(conn)
         self.enqueue_req(conn)
 
     def murder_keepalived(self, force: bool = False) -> None:
@@ -212,7 +221,8 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no type
         except OSError as error:
             if error.errno in _NO_DESCRIPTORS:
                 self._complain(f"cannot accept a connection: {error.strerror}")
-                self._make_room()
+                if not self._make_room():
+                    time.sleep(0.02)  # descriptors come back when threads are done; until then do not spin
             elif error.errno not in _NOBODY_THERE:
                 raise
             return
@@ -232,7 +242,7 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no type
         self._reading[conn] = time.monotonic()
         self.poller.register(conn.sock, selectors.EVENT_READ, partial(self._read_ahead, conn))
         if len(self._reading) > self.worker_connections // 2:
-            self._make_room()
+            self._give_up(next(iter(self._reading)))
 
     def _read_ahead(self, conn: Connection, client: ClientSocket) -> None:
         # Given up on earlier in the same turn of the loop, it may still be called.
@@ -246,7 +256,7 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no type
             self.tpool.hand(partial(self._answer, conn))
             return
         if ahead is Ahead.LONG:
-            self._queue.append(conn)
+            self._queue[conn] = time.monotonic()
             self._lend_threads_to_long_ones()
             return
         if ahead is Ahead.TOO_LONG:
@@ -256,7 +266,8 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no type
 
     def _lend_threads_to_long_ones(self) -> None:
         while self._queue and len(self._long) < max(1, self.cfg.threads // 2):
-            conn = self._queue.popleft()
+            conn = next(iter(self._queue))
+            del self._queue[conn]
             self._long.add(conn)
             self._lent.add(conn)
             self.tpool.hand(partial(self._answer, conn))
@@ -272,17 +283,65 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no type
             self._complained = now
             self.log.warning(what)
 
-    def _make_room(self) -> None:
-        """Give up on the client that has taken longest to send a request, if there is one."""
-        if self._reading:
-            self._give_up(next(iter(self._reading)))
-        else:
-            time.sleep(0.02)  # descriptors come back when threads are done; until then do not spin
+    def _make_room(self) -> bool:
+        """Part with the client that has been waited for longest, and for which no thread works; whether there was one.
+
+        Whoever has just come, and has something to say, is the last to go.
+        """
+        with self._keeping:
+            waiting: list[tuple[float, Callable[[], None]]] = []
+            if self.keepalived_conns:
+                waiting.append((self.keepalived_conns[0].timeout - self.cfg.keepalive, self._part_with_idle))
+            for conn, since in islice(self._reading.items(), 1):
+                waiting.append((since, partial(self._give_up, conn)))
+            for conn, (since, _) in islice(self._sending.items(), 1):
+                waiting.append((since, partial(self._stop_sending, conn)))
+            for conn, since in islice(self._queue.items(), 1):
+                waiting.append((since, partial(self._turn_away, conn)))
+            if not waiting:
+                return False
+            min(waiting, key=itemgetter(0))[1]()
+        return True
+
+    def _part_with_idle(self) -> None:
+        conn = self.keepalived_conns.popleft()
+        self.poller.unregister(conn.sock)
+        self.nr_conns -= 1
+        conn.close()
+
+    def _turn_away(self, conn: Connection) -> None:
+        del self._queue[conn]
+        conn.sock.refuse("503 Service Unavailable")
+        self.nr_conns -= 1
+        conn.close()
 
     def _give_up(self, conn: Connection) -> None:
         self._stop_reading(conn)
         if conn.sock.unserved:
             conn.sock.refuse("408 Request Timeout")
+        self.nr_conns -= 1
+        conn.close()
+
+    def _send_on(self, conn: Connection, keep: bool) -> None:
+        """A thread is done with a request whose answer has not been taken whole."""
+        self._long.discard(conn)
+        self._lend_threads_to_long_ones()
+        self._sending[conn] = (time.monotonic(), keep)
+        self.poller.register(conn.sock, selectors.EVENT_WRITE, partial(self._takes_more, conn))
+
+    def _takes_more(self, conn: Connection, client: ClientSocket) -> None:
+        if conn not in self._sending:
+            return  # given up on earlier in the same turn of the loop
+        if not client.send_on():
+            self._stop_sending(conn)
+        elif not client.left:
+            _, keep = self._sending.pop(conn)
+            self.poller.unregister(client)
+            self.finish_request(conn, Answered(keep))
+
+    def _stop_sending(self, conn: Connection) -> None:
+        del self._sending[conn]
+        self.poller.unregister(conn.sock)
         self.nr_conns -= 1
         conn.close()
 
@@ -306,6 +365,12 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no type
                 self.alive or conn.sock.unserved
             ):
                 self._give_up(conn)
+        for conn, (since, _) in list(self._sending.items()):
+            if now - since <= client_socket.PATIENCE_S:
+                break
+            self._stop_sending(conn)
+        if self.alive and self.nr_conns >= self.worker_connections:
+            self._make_room()
         for client, since in list(self._lingering.items()):
             if now - since <= _LINGER_S:
                 break
@@ -334,5 +399,5 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no type
 
 
 def _is_idle(conn: Connection) -> bool:
-    """Whether nothing of a next request has been read."""
-    return not (conn.sock.unserved or conn.parser.unreader.buf.getvalue())
+    """Whether the answer is sent, and nothing of a next request has been read."""
+    return not (conn.sock.left or conn.sock.unserved or conn.parser.unreader.buf.getvalue())
