@@ -31,9 +31,13 @@ while true do
   at = to + 1
 end
 local headers = { ["Content-Type"] = "application/json", ["Authorization"] = "AUTHORIZATION" }
-local fixed = wrk.format("METHOD", nil, headers, template)
+local fixed
 function request()
-  if #pieces == 1 then return fixed end
+  if #pieces == 1 then
+    -- Not before the first request: until then wrk does not know the host.
+    fixed = fixed or wrk.format("METHOD", nil, headers, template)
+    return fixed
+  end
   number = number + 1
   return wrk.format("METHOD", nil, headers, table.concat(pieces, tostring(number)))
 end

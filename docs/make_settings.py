@@ -42,7 +42,7 @@ What a command line says (`--port`, `--data-dir`) wins over the environment. An 
 PROJECT = """
 ## Of a project
 
-Each can be set for all projects by its variable, and for one in its extra params:
+Each that has a variable can be set for all projects by it, and each for one project in its extra params:
 
 ```json
 {"refit": {"retrain": {"every": 50}, "promote": {"when": "better"}, "predictions": {"limit": 500}}}
@@ -109,10 +109,11 @@ def rendered() -> str:
         for name, field in model.model_fields.items():
             variable = f"ML_BACKEND_{group}_{name}".upper()
             lines.append(f"| `{name}` | `{variable}` | {default_of(field)} | {described(field)} |")
-    lines += ["", "### Of a project only", "", "| Key | Default | What it is |", "| --- | --- | --- |"]
+    lines += ["", "### Beside these", "", "| Key | Variable | Default | What it is |", "| --- | --- | --- | --- |"]
     for name, field in Refit.model_fields.items():
         if name not in GROUPS:
-            lines.append(f"| `{name}` | {default_of(field)} | {described(field)} |")
+            variable = f"`{variables_of(name, field)[0]}`" if name in Settings.model_fields else "none"
+            lines.append(f"| `{name}` | {variable} | {default_of(field)} | {described(field)} |")
     return "\n".join(lines) + "\n"
 
 

@@ -220,7 +220,10 @@ class Services:
 
         url, key = self.settings.label_studio_url, self.settings.label_studio_api_key
         if url is None or key is None:
-            raise SettingsError(self.settings.missing_for_label_studio[0], "is not set")
+            missing = " and ".join(self.settings.missing_for_label_studio)
+            raise SettingsError(
+                missing, "must be set: Label Studio's address, and a personal access token (Account & Settings there)"
+            )
         return LabelStudioApi(url, key.get_secret_value(), timeout_s=timeout_s, patience_s=patience_s, pause=pause)
 
     def web_processes(self) -> int:

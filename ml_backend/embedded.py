@@ -109,7 +109,9 @@ class PrivateValkey:
                 if time.monotonic() >= deadline:
                     holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip()
                     os.close(descriptor)
-                    raise FolderInUse(f"{self.folder} is in use by process {holder or '(unknown)'}") from None
+                    raise FolderInUse(
+                        f"{self.folder} is in use by process {holder or '(unknown)'}; stop it, or name another folder"
+                    ) from None
                 time.sleep(0.02)
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)

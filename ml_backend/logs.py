@@ -26,5 +26,6 @@ def set_up_logs(level: str) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)
-    for chatty in ("rq", "httpx"):
+    # Some of them write whole requests at the level DEBUG: addresses with signatures, headers with tokens.
+    for chatty in ("rq", "httpx", "httpcore", "urllib3", "botocore", "aiobotocore"):
         logging.getLogger(chatty).setLevel(max(logging.WARNING, root.level))

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from ml_backend import heap
+from ml_backend.connecting.addresses import in_url
 from ml_backend.demo import Place
 from ml_backend.errors import RefitError, Unavailable
 from ml_backend.logs import set_up_logs
@@ -51,7 +52,7 @@ def web(settings: Settings) -> None:
     heap.share(os.environ)
     serve(
         make_app,  # type: ignore[arg-type]
-        bind=f"{settings.host}:{settings.port}",
+        bind=f"{in_url(settings.host)}:{settings.port}",
         workers=settings.web_workers,
         threads=settings.threads,
         log_level=settings.log_level.lower(),

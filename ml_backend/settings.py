@@ -170,7 +170,7 @@ class Settings(BaseSettings):
     store: str | None = Field(
         None,
         validation_alias=AliasChoices("ML_BACKEND_STORE", "MODEL_DIR"),
-        description="Where versions lie: a folder, or s3://….",
+        description="Where versions lie: a folder, or s3://…; the folder versions of the data folder, if not set.",
     )
     label_studio_url: str | None = Field(
         None,
@@ -183,9 +183,15 @@ class Settings(BaseSettings):
         description="A personal access token of Label Studio.",
     )
     basic_auth_user: str | None = Field(
-        None, validation_alias="BASIC_AUTH_USER", description="User that Label Studio logs in as."
+        None,
+        validation_alias="BASIC_AUTH_USER",
+        description="User that Label Studio logs in as; label-studio, if not set.",
     )
-    basic_auth_pass: SecretStr | None = Field(None, validation_alias="BASIC_AUTH_PASS", description="Its password.")
+    basic_auth_pass: SecretStr | None = Field(
+        None,
+        validation_alias="BASIC_AUTH_PASS",
+        description="Its password; ml-backend start makes one and keeps it in the data folder, if not set.",
+    )
     basic_auth_extra: SecretStr | None = Field(
         None, description="More passwords that are valid, separated by commas: for changing the first without a gap."
     )
@@ -273,7 +279,18 @@ class Settings(BaseSettings):
             return cls(**given)
         except ValidationError as error:
             first = error.errors()[0]
-            raise SettingsError(_variable(first["loc"]), first["msg"]) from None
+            raise SettingsError(
+                cls._as_it_was_set(_variable(first["loc"]), environment), first["msg"].removeprefix("Value error, ")
+            ) from None
+
+    @classmethod
+    def _as_it_was_set(cls, name: str, environment: Mapping[str, str]) -> str:
+        """The name by which a variable with several was set."""
+        for field in cls.model_fields.values():
+            names = _names(field.validation_alias)
+            if name in names:
+                return next((one for one in names if environment.get(one)), name)
+        return name
 
     @property
     def refit(self) -> Refit:
@@ -331,6 +348,8 @@ def _variable(location: tuple[int | str, ...]) -> str:
     parts = [str(part) for part in location]
     if parts and parts[0].isupper():
         return parts[0]
+    if len(parts) == 1 and (names := _names(Settings.model_fields[parts[0]].validation_alias)):
+        return names[0]
     return "ML_BACKEND_" + "_".join(parts).upper()
 
 

@@ -32,15 +32,18 @@ def unpacked(parts: Iterable[bytes], encoding: str) -> Iterator[bytes]:
         return
     if encoding not in {"gzip", "x-gzip"}:
         raise WronglyPacked(f"compressed with {encoding[:40]}")
-    unpacking = zlib.decompressobj(zlib.MAX_WBITS | 16)
+    unpacking = _gzip()
     try:
         begun = False
         for part in parts:
             left = part
             while left:
                 begun = True
+                if unpacking.eof:
+                    # Gzip may have several parts. What follows an end is kept by the object that has come to it.
+                    unpacking = _gzip()
                 yield unpacking.decompress(left, _PART)
-                left = unpacking.unconsumed_tail
+                left = unpacking.unconsumed_tail or unpacking.unused_data
         if not begun:
             return  # an answer without a body may have the header all the same
         yield unpacking.flush(_PART)
@@ -48,3 +51,7 @@ def unpacked(parts: Iterable[bytes], encoding: str) -> Iterator[bytes]:
         raise WronglyPacked(f"its gzip is broken: {error}") from None
     if not unpacking.eof:
         raise WronglyPacked("its gzip is cut short", cut=True)
+
+
+def _gzip() -> zlib._Decompress:
+    return zlib.decompressobj(zlib.MAX_WBITS | 16)

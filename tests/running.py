@@ -71,6 +71,7 @@ class RunningBackend:
     ) -> None:
         self.data_dir = data_dir
         self.port = port or free_port()
+        self.address = "127.0.0.1"
         self._command = command or [sys.executable, "-P", "-m", "ml_backend.cli"]
         self._arguments = arguments or []
         self.environment = dict(environment or {})
@@ -156,7 +157,7 @@ class RunningBackend:
 
     def call(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
         """One request with the credentials of the printed URL."""
-        request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", method=method)
+        request = urllib.request.Request(f"http://{self.address}:{self.port}{path}", method=method)
         found = re.match(r"http://([^@/]+)@", self.url)
         if found:
             request.add_header("Authorization", "Basic " + base64.b64encode(unquote(found.group(1)).encode()).decode())

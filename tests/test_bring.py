@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -183,6 +184,11 @@ class TestTheSkeleton:
         with RunningBackend(folder / "data", arguments=["model.py"], environment=QUICK) as backend:
             assert predicted_after_training(backend) == [["good"], ["bad"]]
             assert backend.get("/health")[1]["model_class"] == "MyModel"
+            # It judges label configs by the model that was started, unless it is told otherwise.
+            found = cli("doctor", "--json", "--data-dir", "data", folder=folder)
+            assert [one["found"] for one in json.loads(found.stdout) if one["check"] == "model"] == [
+                "refit_model:MyModel"
+            ]
 
     def test_what_is_there_already_is_left_as_it_is(self, tmp_path: Path) -> None:
         write(tmp_path / "mine" / "model.py", "# precious")

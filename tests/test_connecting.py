@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ml_backend.connecting import Own, kept_secret, own
+from ml_backend.connecting import Own, keep_address, kept_model, kept_secret, own
 from ml_backend.connecting.addresses import bare, basic, candidates, login_of, webhook_of, with_login
 from ml_backend.connecting.plan import NEEDED, Ours, authorised, plan_connection, plan_webhooks, webhooks_here
 from ml_backend.errors import BadInput, RefitError
@@ -242,6 +242,14 @@ def test_all_who_ask_for_the_password_at_once_get_the_same(tmp_path: Path) -> No
             assert len(kept) >= 30
             assert own(settings).login == ("label-studio", kept)
             assert (folder / "secret").stat().st_mode & 0o777 == 0o600
+
+
+def test_commands_know_the_model_that_was_started_last(tmp_path: Path) -> None:
+    settings = Settings.from_environment({"ML_BACKEND_DATA_DIR": str(tmp_path)})
+    assert kept_model(settings) is None
+    for model in ("/models/mood.py:Mood", None):
+        keep_address(settings, model)
+        assert kept_model(settings) == model
 
 
 def test_a_password_file_that_was_left_empty_is_filled(tmp_path: Path) -> None:

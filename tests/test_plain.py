@@ -322,6 +322,12 @@ class TestTheProcess:
         yield made
         made.close()
 
+    def test_a_task_that_is_nested_too_deeply_does_not_end_it(self, process: PlainProcess) -> None:
+        deep = json.loads("[" * 300 + "]" * 300)
+        with pytest.raises(TypeError):
+            process.predict([{"id": 1, "data": {"text": deep}}], CONFIG, None, timeout_s=60)
+        assert process.alive
+
     def test_its_end_is_noticed_although_a_process_that_it_forked_lives_on(
         self, process: PlainProcess, tmp_path: Path
     ) -> None:

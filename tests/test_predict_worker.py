@@ -99,6 +99,16 @@ def test_what_the_model_says_of_a_label_config_still_reaches_setup(backend: Runn
     assert (status, answer) == (200, {"status": "unsupported", "reason": "it has no Choices"})
 
 
+def test_a_task_that_is_nested_too_deeply_is_refused(backend: RunningBackend) -> None:
+    deep = orjson.loads("[" * 300 + "]" * 300)
+    for body in (
+        {**CALL, "tasks": [{"id": 1, "data": {"text": "a"}}, {"id": 2, "data": {"text": deep}}]},
+        {**CALL, "tasks": [{"id": 1, "data": {"text": "a"}}], "params": {"context": {"result": deep}}},
+    ):
+        status, answer = backend.post("/predict", body)
+        assert (status, answer["error"]) == (400, {"field": "body", "reason": "is nested too deeply"})
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="finds processes in /proc")
 def test_a_killed_predict_worker_costs_what_it_worked_on_and_heals(backend: RunningBackend, folder: Path) -> None:
     answers: list[Any] = []

@@ -27,6 +27,8 @@ import hashlib, os, resource, sys, time
 from ml_backend.web import client_socket, server
 if {descriptors}:
     resource.setrlimit(resource.RLIMIT_NOFILE, ({descriptors}, {descriptors}))
+if {connections}:
+    server._CONNECTIONS = {connections}
 if {impatient}:
     client_socket.PATIENCE_S, client_socket._SLOWEST, server._RELEASE_S = 0.3, 10**9, 0.1
 def make_app():
@@ -41,6 +43,8 @@ def make_app():
             time.sleep(0.5)
         elif path == "/large":
             answer = b"x" * 20_000_000
+        elif path == "/predict":
+            answer = b"x" * 14_000
         elif "HTTP_X_BREAK" in environ:
             raise RuntimeError("broken")
         elif path == "/refuse":
@@ -74,6 +78,15 @@ class Web:
         else:
             client = socket.create_connection(self.address)
         client.settimeout(5)
+        return client
+
+    def connect_narrowly(self) -> socket.socket:
+        """Little fits into the buffers between this client and the server."""
+        client = socket.socket()
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, 536)
+        client.settimeout(5)
+        client.connect(self.address)
         return client
 
     def say(self, raw: bytes) -> socket.socket:
@@ -148,11 +161,14 @@ def launcher(stack: ExitStack, folder: Path) -> Callable[..., Web]:
         workers: int = 1,
         impatient: bool = False,
         descriptors: int = 0,
+        connections: int = 0,
         wait: bool = True,
     ) -> Web:
         bind = bind or f"127.0.0.1:{free_port()}"
         host, _, port = bind.rpartition(":")
-        program = PROGRAM.format(bind=bind, workers=workers, impatient=impatient, descriptors=descriptors)
+        program = PROGRAM.format(
+            bind=bind, workers=workers, impatient=impatient, descriptors=descriptors, connections=connections
+        )
         log = stack.enter_context((folder / "log").open("ab"))
         process = subprocess.Popen(
             [sys.executable, "-c", program],
@@ -301,6 +317,7 @@ def test_a_header_cannot_rewrite_the_path(web: Web) -> None:
         b"G",
         b"GET / HTTP/1.1\r\nHost: x\r\n",
         b"POST /hash HTTP/1.1\r\nContent-Length: 100000\r\n\r\nxxx",
+        b"POST /hash HTTP/1.1\r\nContent-Length: 0000000000000000100\r\n\r\nxxx",
         b"POST /hash HTTP/1.1\r\nContent-Length: 250000\r\n\r\n" + b"x" * 200_000,
         b"POST /hash HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nab",
         b"GET / HTTP/1.1\r\nConnection: close\r\n\r\n",
@@ -310,6 +327,7 @@ def test_a_header_cannot_rewrite_the_path(web: Web) -> None:
         "one byte",
         "half a head",
         "half a body",
+        "half a body whose length begins with zeros",
         "half a long body",
         "half a chunk",
         "never hangs up",
@@ -324,6 +342,55 @@ def test_slow_clients_hold_up_nobody(web: Web, beginning: bytes) -> None:
         for _ in range(5):
             assert web.ask("/x", Connection="close") == (200, "/x")
         assert time.monotonic() - begun < 1
+
+
+def test_answers_that_nobody_takes_hold_up_nobody(web: Web) -> None:
+    with ExitStack() as stack:
+        for _ in range(10):
+            client = stack.enter_context(web.connect_narrowly())
+            client.sendall(EVENT.replace(b"/webhook", b"/predict") * 100)
+        begun = time.monotonic()
+        for _ in range(5):
+            assert web.ask("/x", Connection="close") == (200, "/x")
+        assert time.monotonic() - begun < 1
+
+
+def test_an_answer_that_is_taken_late_arrives_whole(web: Web) -> None:
+    with web.connect_narrowly() as client:
+        client.sendall(EVENT.replace(b"/webhook", b"/predict") * 100 + EVENT.replace(b"/webhook", b"/last"))
+        assert web.ask("/x") == (200, "/x")
+        received = bytearray()
+        while not received.endswith(b"/last"):
+            data = client.recv(100_000)
+            assert data, bytes(received[-1000:])
+            received += data
+    assert received.count(b"HTTP/1.1 200 OK") == 101
+    assert received.count(b"x") == 1_400_000
+
+
+@pytest.mark.parametrize(
+    "beginning",
+    [
+        b"GET /x HTTP/1.1\r\n\r\n",
+        b"G",
+        b"POST /hash HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nab",
+    ],
+    ids=["asks for nothing more", "half a head", "half a chunk"],
+)
+def test_it_answers_when_slow_clients_have_taken_all_connections(launch: Callable[..., Web], beginning: bytes) -> None:
+    web = launch(connections=20)
+    with ExitStack() as stack:
+        for _ in range(30):
+            client = stack.enter_context(web.say(beginning))
+            if beginning.startswith(b"GET"):
+                receive(client, 2)
+        for _ in range(10):
+            stack.enter_context(web.say(b"G"))
+        begun = time.monotonic()
+        for _ in range(5):
+            assert web.ask("/x", Connection="close") == (200, "/x")
+        assert time.monotonic() - begun < 2
+    assert web.log == ""
 
 
 def test_it_answers_when_slow_clients_have_taken_all_file_descriptors(launch: Callable[..., Web]) -> None:
@@ -416,6 +483,55 @@ def test_ordinary_events_and_other_requests_sent_in_one_go_are_answered_in_order
     bodies = [one.partition("\r\n\r\n")[2] for one in received.decode().split("HTTP/1.1 200 OK\r\n")[1:]]
     event = "/webhook"
     assert bodies == [event, hashlib.sha256(b"{}").hexdigest(), event, event, event, event, event]
+
+
+@pytest.mark.parametrize("length", [2, 200_000])
+@pytest.mark.parametrize("pause_s", [0.0, 0.001, 0.01])
+def test_a_next_request_that_follows_in_two_pieces_is_answered(web: Web, length: int, pause_s: float) -> None:
+    body = os.urandom(length)
+    following = b"POST /hash HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % length + body
+    with web.say(EVENT) as client:
+        assert receive(client, 8).endswith(b"/webhook")
+        for cut in (1, 40, len(following) - 1):
+            client.sendall(following[:cut])
+            time.sleep(pause_s)  # within the time that a thread stays, and beyond it
+            client.sendall(following[cut:])
+            assert receive(client, 64).endswith(hashlib.sha256(body).hexdigest().encode())
+
+
+def test_clients_that_send_event_after_event_leave_room_for_others_and_for_the_stop(launch: Callable[..., Web]) -> None:
+    web = launch()
+    over = threading.Event()
+    answered: list[bytes] = []
+
+    def chatter() -> None:
+        with web.connect() as client:
+            while not over.is_set():
+                try:
+                    client.sendall(EVENT)
+                    answer = client.recv(1000)
+                except ConnectionError:
+                    return
+                if not answer:
+                    return
+                answered.append(answer)
+
+    chatting = [threading.Thread(target=chatter) for _ in range(4)]  # it has two threads
+    for one in chatting:
+        one.start()
+    try:
+        until(lambda: len(answered) > 100, "some chatter")
+        begun = time.monotonic()
+        for _ in range(20):
+            assert web.ask("/x") == (200, "/x")
+        assert time.monotonic() - begun < 2
+        web.process.terminate()
+        assert web.process.wait(10) == 0
+    finally:
+        over.set()
+        for one in chatting:
+            one.join()
+    assert {answer.partition(b"\r\n")[0] for answer in answered} == {b"HTTP/1.1 200 OK"}
 
 
 def test_an_event_that_breaks_the_application_is_answered_and_costs_no_thread(launch: Callable[..., Web]) -> None:

@@ -117,8 +117,9 @@ def test_a_wrong_value_names_its_variable(variable: str, value: str) -> None:
 
 @pytest.mark.parametrize("url", ["localhost:8080", "ftp://labels.example", "//labels.example"])
 def test_label_studios_address_must_be_one_of_the_web(url: str) -> None:
-    with pytest.raises(SettingsError, match="must begin with http:// or https://"):
-        from_environment(LABEL_STUDIO_URL=url)
+    for variable in ("LABEL_STUDIO_URL", "LABEL_STUDIO_HOST"):
+        with pytest.raises(SettingsError, match=f"^{variable}: must begin with http:// or https://$"):
+            from_environment(**{variable: url})
 
 
 def test_an_empty_variable_is_not_set() -> None:
@@ -139,6 +140,11 @@ def test_the_processs_own_environment_is_not_looked_at(monkeypatch: pytest.Monke
 def test_what_the_command_line_says_wins() -> None:
     settings = Settings.from_environment({"PORT": "1234", "ML_BACKEND_HOST": "0.0.0.0"}, port=4321, host=None)
     assert (settings.port, settings.host) == (4321, "0.0.0.0")
+
+
+def test_a_wrong_value_on_the_command_line_names_the_variable_too() -> None:
+    with pytest.raises(SettingsError, match=r"^PORT: "):
+        Settings.from_environment({}, port=70000)
 
 
 def test_secrets_do_not_show_when_settings_are_printed() -> None:

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import stat
+import subprocess
+import sys
+import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from ml_backend.cli import start
 from ml_backend.cli.start import answers
+from ml_backend.settings import Settings
 from tests.loopback import speaking
 from tests.running import RunningBackend, wait_until
 from tests.wheel import CONFIG, UID, annotated
@@ -87,6 +93,70 @@ def test_however_it_ends_no_process_stays(tmp_path: Path, how: signal.Signals) -
     wait_until(lambda: not mentions(str(backend.data_dir)), 15, "every process is gone")
     if how != signal.SIGKILL:
         assert backend.process.returncode == 0
+
+
+def test_port_0_takes_a_free_one_and_says_which(tmp_path: Path) -> None:
+    argv = [sys.executable, "-P", "-m", "ml_backend.cli", "start", "--port", "0", "--data-dir", str(tmp_path / "data")]
+    printed = tmp_path / "printed"
+    with printed.open("wb") as log:
+        process = subprocess.Popen(argv, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+    try:
+        wait_until(lambda: "Stop with Ctrl-C" in printed.read_text(), 30, "it is ready")
+        (port,) = re.findall(r"@localhost:(\d+)", printed.read_text())
+        assert int(port) > 0
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(f"http://127.0.0.1:{port}/health") as up:
+            assert up.status == 200
+    finally:
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+
+
+@pytest.mark.parametrize("redis", ["its own", "a shared one"])
+def test_a_port_where_somebody_else_answers_is_refused_and_never_called_ours(
+    backend: RunningBackend, tmp_path: Path, redis: str
+) -> None:
+    ours = ("ML_BACKEND_", "LABEL_STUDIO_", "REDIS_", "BASIC_AUTH")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "ml_backend.cli", "start", "--port", str(backend.port), "--data-dir", "data"],
+        cwd=tmp_path,
+        env=kept if redis == "its own" else {**kept, "REDIS_URL": "redis://127.0.0.1:9"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert f"port {backend.port} of 127.0.0.1 is taken: stop the program that listens there" in done.stderr
+    assert "ready" not in done.stdout
+
+
+@pytest.mark.parametrize("host", ["::1", "::"])
+@pytest.mark.skipif(not Path("/proc/net/if_inet6").exists(), reason="this machine has no IPv6")
+def test_an_ipv6_address_can_be_bound_to(tmp_path: Path, host: str) -> None:
+    backend = RunningBackend(tmp_path / "data", arguments=["--host", host])
+    backend.address = "[::1]"
+    with backend:
+        assert backend.get("/health")[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("environment", "printed"),
+    [
+        ({"ML_BACKEND_URL": "https://ml.example.com/refit"}, ["https://label-studio:s@ml.example.com/refit"]),
+        ({"ML_BACKEND_HOST": "192.0.2.7"}, ["http://label-studio:s@192.0.2.7:9090"]),
+        ({"ML_BACKEND_HOST": "2001:db8::7"}, ["http://label-studio:s@[2001:db8::7]:9090"]),
+        (
+            {"ML_BACKEND_HOST": "0.0.0.0"},
+            [f"http://label-studio:s@{one}:9090" for one in ("localhost", "host.docker.internal", "ml-backend")],
+        ),
+    ],
+)
+def test_only_addresses_that_it_answers_at_are_printed(
+    capsys: pytest.CaptureFixture[str], environment: dict[str, str], printed: list[str]
+) -> None:
+    start.greet(Settings.from_environment(environment), ("label-studio", "s"))
+    assert re.findall(r"https?://\S+", capsys.readouterr().out) == printed
 
 
 def test_a_second_start_on_the_same_folder_is_refused_with_the_reason(backend: RunningBackend) -> None:

@@ -51,3 +51,20 @@ def test_another_large_event_is_read_in_full() -> None:
 def test_a_large_import_that_is_cut_off_is_no_json() -> None:
     with pytest.raises(BadInput, match="is not JSON at line 1 column"):
         read(samples.import_of_5000()[:-2])
+
+
+@pytest.mark.parametrize(
+    "title", ["[" * 2000 + "]" * 2000, "NaN", "1e999", '"\\ud800"', '"\\udc00\\ud800"'], ids=lambda title: title[:12]
+)
+def test_what_is_no_json_here_is_none_in_a_large_import_either(title: str) -> None:
+    body = samples.import_of_5000().replace(b'"project": {', b'"project": {"more": %s,' % title.encode(), 1)
+    assert title.encode() in body
+    with pytest.raises(BadInput, match="is not JSON at line 1 column"):
+        read(body)
+
+
+def test_a_large_import_whose_project_is_nested_deeply_is_read_like_a_small_one() -> None:
+    deep = b"[" * 1000 + b"]" * 1000
+    body = samples.import_of_5000().replace(b'"project": {', b'"project": {"more": %s,' % deep, 1)
+    assert deep in body
+    assert parse("TASKS_CREATED", read(body)) == parse("TASKS_CREATED", read(samples.import_of_5000()))

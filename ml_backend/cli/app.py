@@ -8,15 +8,16 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.text import Text
 
+from ml_backend import __version__
 from ml_backend.cli.terminal import Console
-from ml_backend.errors import RefitError
+from ml_backend.errors import RefitError, Unavailable
 from ml_backend.secret_files import read_secret_files
 from ml_backend.settings import Settings
 
 app = typer.Typer(
     name="ml-backend",
-    help="A Label Studio ML backend that retrains by itself.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -40,6 +41,21 @@ Host = Annotated[
 Port = Annotated[int | None, typer.Option(help="Port to bind to.", show_default="9090")]
 Insecure = Annotated[bool | None, typer.Option("--insecure", help="Ask callers for no credentials.")]
 Project = Annotated[str | None, typer.Argument(help="The project's id or uid; not needed while there is only one.")]
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"ml-backend {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the release and exit.")
+    ] = False,
+) -> None:
+    """A Label Studio ML backend that retrains by itself."""
 
 
 def _settings(**overrides: Any) -> Settings:
@@ -95,11 +111,13 @@ def new(
 
 @app.command()
 def status(
-    project: Project = None,
+    project: Annotated[str | None, typer.Argument(help="The project's id or uid; all projects, if not given.")] = None,
     data_dir: DataDir = None,
-    as_json: Annotated[bool, typer.Option("--json", help="For scripts.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="For scripts, with all counters and the last decisions.")
+    ] = False,
 ) -> None:
-    """Show every project: progress to the next training, counters, runs, versions and decisions."""
+    """Show where every project stands and why: progress to the next training, training set, run, what serves."""
     from ml_backend.cli.show import show_status  # noqa: PLC0415
 
     show_status(_settings(data_dir=data_dir), project, as_json=as_json)
@@ -284,8 +302,9 @@ def quickstart(
     """
     from ml_backend.cli.quickstart import quick_start  # noqa: PLC0415
 
-    environment = {"redis_url": None, "host": "127.0.0.1"}
-    settings = _settings(port=port, data_dir=data_dir).model_copy(update=environment)
+    # What the environment says of another installation.
+    theirs = {"redis_url": None, "host": "127.0.0.1", "url": None, "store": None, "model": None, "insecure": False}
+    settings = _settings(port=port, data_dir=data_dir).model_copy(update=theirs)
     raise typer.Exit(quick_start(settings, label_studio_port))
 
 
@@ -296,7 +315,9 @@ def doctor(
         typer.Option("--project", help="A project's number in Label Studio.", show_default="all that are known here"),
     ] = None,
     data_dir: DataDir = None,
-    model: Annotated[str | None, typer.Option(help="The model that the backend was started with.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="The model to judge label configs by.", show_default="the backend's")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="For scripts.")] = False,
 ) -> None:
     """Look for what is wrong, and say what to do about it. The exit status is 1 when there is a problem.
@@ -313,5 +334,10 @@ def main() -> None:
     try:
         app()
     except RefitError as error:
-        Console(stderr=True).print(f"[bold red]error:[/] {error}", highlight=False)
+        said = Text.assemble(("error:", "bold red"), f" {error}")
+        if isinstance(error, Unavailable):
+            said.append(
+                "\nStart the backend (ml-backend start). If it runs, name its folder (--data-dir) or its REDIS_URL."
+            )
+        Console(stderr=True, soft_wrap=True).print(said)
         sys.exit(1)

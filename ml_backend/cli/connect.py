@@ -8,16 +8,16 @@ from urllib.parse import urlsplit
 import orjson
 from rich.markup import escape
 
-from ml_backend.cli.show import open_services
+from ml_backend.cli.show import as_started, open_services
 from ml_backend.cli.terminal import Console, one_line
 from ml_backend.errors import BadInput, LabelStudioError, LabelStudioRefused, RefitError
 from ml_backend.settings import read_extra_params
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from ml_backend.bootstrap import Services
-    from ml_backend.connecting.connector import Connected
+    from ml_backend.connecting.connector import Connected, Connector
     from ml_backend.label_studio import Identity, LabelStudioApi, ProjectDetails
     from ml_backend.settings import Settings
 
@@ -35,7 +35,7 @@ def connect_projects(
     active_learning: bool,
 ) -> int:
     """Connect projects and have an event of each arrive; the exit status, 1 when any of them failed."""
-    services = open_services(settings)
+    services = open_services(as_started(settings))
     params = _checked(settings, extra_params)
     console = Console(highlight=False, soft_wrap=True)
     with services.label_studio(timeout_s=30.0, patience_s=5.0) as api:
@@ -73,7 +73,7 @@ def disconnect_projects(settings: Settings, projects: Sequence[int], *, every: b
         who = api.check()
         connector = services.connector(api)
         _greet(console, services, who)
-        for details in _wanted(api, projects, every=every):
+        for details in _wanted(api, projects, every=every, gone=lambda one: _forget(console, connector, one)):
             console.print(f"\n[bold]{_named(details)}[/]")
             _show(console, connector.disconnect(details), nothing="was not connected to this backend")
     return 0
@@ -90,7 +90,19 @@ def _checked(settings: Settings, extra_params: str | None) -> dict[str, Any] | N
     return dict(given)
 
 
-def _wanted(api: LabelStudioApi, projects: Sequence[int], *, every: bool) -> Iterator[ProjectDetails]:
+def _forget(console: Console, connector: Connector, project_id: int) -> bool:
+    """Forget a project that Label Studio does not show; False where it is not known here either."""
+    if not connector.forget(project_id):
+        return False
+    console.print(f"\n[bold]project {project_id}[/]")
+    console.print("  [green]✓[/] forgotten: Label Studio does not show it, and nothing is trained for it any more")
+    return True
+
+
+def _wanted(
+    api: LabelStudioApi, projects: Sequence[int], *, every: bool, gone: Callable[[int], bool] = lambda _: False
+) -> Iterator[ProjectDetails]:
+    """``gone`` is asked about a project that Label Studio does not show: whether that is as well."""
     if not every and not projects:
         raise BadInput("--project", "name one (the number in its address, /projects/NUMBER), or give --all")
     for one in projects:
@@ -99,7 +111,8 @@ def _wanted(api: LabelStudioApi, projects: Sequence[int], *, every: bool) -> Ite
         except LabelStudioRefused as refused:
             if refused.status != 404:
                 raise
-            raise BadInput("--project", f"Label Studio has no project {one} that this key sees") from None
+            if not gone(one):
+                raise BadInput("--project", f"Label Studio has no project {one} that this key sees") from None
     if every and not projects:
         for page in api.projects():
             yield from page

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 from rich.text import Text
 
-from ml_backend.cli.show import open_services
+from ml_backend.cli.show import as_started, open_services
 from ml_backend.cli.terminal import Console
 from ml_backend.doctor import examine
 
@@ -24,7 +24,7 @@ _SIGNS = {"ok": ("ok", "green"), "note": ("note", "yellow"), "problem": ("proble
 def show_doctor(settings: Settings, projects: Sequence[int], *, as_json: bool) -> int:
     """Examine and show; the exit status is 1 when there is a problem, else 0."""
     logging.disable(logging.WARNING)  # what libraries say meanwhile stands in the findings
-    services = open_services(settings)
+    services = open_services(as_started(settings))
     console = Console(highlight=False)
     if as_json:
         found = examine(services, projects)

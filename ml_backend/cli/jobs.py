@@ -16,7 +16,6 @@ from rich.text import Text
 from ml_backend.cli.show import find_uid, open_services
 from ml_backend.cli.terminal import Console
 from ml_backend.errors import BadInput, Unavailable
-from ml_backend.event_way import CLICK
 from ml_backend.runs import uid_of
 
 if TYPE_CHECKING:
@@ -34,18 +33,18 @@ def train_now(settings: Settings, project: str | None, *, watch: bool) -> int:
     """Ask for a run as a click does; with ``watch``, follow it to its end. Returns the exit status."""
     services = open_services(settings)
     uid = find_uid(services, project)
-    now = services.runs.time()
-    asked = services.runs.request(uid, trigger=CLICK, reason="ml-backend train", due=now, click=True, now=now)
+    asked = services.orders(services.overview()).train(uid, "ml-backend train")
+    run_id = asked.run.id
     console = Console()
-    console.print(f"run {asked.id} " + ("waits already: joined" if asked.joined else "is queued"), highlight=False)
+    console.print(f"run {run_id} " + ("waits already: joined" if asked.joined else "is queued"), highlight=False)
     if not services.jobs().workers("train"):
         console.print("No training worker is there: it starts when one is (`ml-backend start` or `worker`).")
     if not watch:
         return 0
     try:
-        return _follow(services, asked.id, console)
+        return _follow(services, run_id, console)
     except KeyboardInterrupt:
-        console.print(f"The run goes on. End it with: ml-backend cancel {asked.id}", highlight=False)
+        console.print(f"The run goes on. End it with: ml-backend cancel {run_id}", highlight=False)
         return _INTERRUPTED
 
 
@@ -98,7 +97,7 @@ def cancel_run(settings: Settings, run_id: str | None) -> int:
     """Cancel a run, or the only one that waits or trains, and wait for its end. Returns the exit status."""
     services = open_services(settings)
     run_id = run_id or _only_run(services)
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     answer = services.runs.cancel(run_id, services.runs.time(), "cancelled by ml-backend cancel")
     if answer is None:
         raise BadInput("run", f"there is no run {run_id}; see `ml-backend jobs`")

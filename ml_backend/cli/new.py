@@ -7,6 +7,8 @@ import re
 from importlib import resources
 from typing import TYPE_CHECKING
 
+from rich.markup import escape
+
 from ml_backend.cli.terminal import Console
 from ml_backend.errors import SettingsError
 
@@ -37,9 +39,10 @@ def write_skeleton(folder: Path) -> None:
     except OSError as error:
         raise SettingsError("folder", f"{folder} cannot be written: {error.strerror}") from error
     say = Console(soft_wrap=True, highlight=False).print
-    say(f"[bold green]{folder}[/] holds a model that works as it is: {name}. Next:\n")
-    say(f"  ml-backend start {folder}    serve it, and train it from your annotations")
-    say(f"  pytest {folder}              run its test")
+    shown = escape(str(folder))
+    say(f"[bold green]{shown}[/] holds a model that works as it is: {name}. Next:\n")
+    say(f"  ml-backend start {shown}    serve it, and train it from your annotations")
+    say(f"  pytest {shown}              run its test")
 
 
 def class_name(folder: str) -> str:

@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import os
-import socket
+from shlex import quote
 from typing import TYPE_CHECKING
 
-from ml_backend.cli.start import answers, log, process_argv, told_to_children, valkey_spec, web_specs, worker_specs
+from rich.markup import escape
+
+from ml_backend.cli.start import (
+    answers,
+    log,
+    need_free,
+    process_argv,
+    told_to_children,
+    valkey_spec,
+    web_specs,
+    with_port,
+    worker_specs,
+)
 from ml_backend.cli.terminal import Console
 from ml_backend.connecting import USER, keep_address, kept_secret
 from ml_backend.demo import RELEASE, Place
 from ml_backend.demo.place import EMAIL
 from ml_backend.demo.server import uv
 from ml_backend.embedded import PrivateValkey
-from ml_backend.errors import SettingsError
 from ml_backend.logs import set_up_logs
 from ml_backend.processes import PRIVATE
 from ml_backend.supervisor import ProcessSpec, Supervisor
@@ -22,16 +33,19 @@ if TYPE_CHECKING:
     from ml_backend.settings import Settings
 
 _INSTALL_S = 1800.0
+_THEIRS = ("LABEL_STUDIO_API_KEY", "ML_BACKEND_URL", "ML_BACKEND_MODEL", "ML_BACKEND_INSECURE")
+"""What a terminal may say of another installation, and nothing here may go by."""
 
 
 def quick_start(settings: Settings, label_studio_port: int) -> int:
     """Run until Ctrl-C; the exit status. What was labelled and learned stays in the data folder."""
     uv(os.environ)
+    settings = with_port(settings)
     folder = settings.data_dir.absolute()
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     place = Place(folder / "label-studio", label_studio_port)
     for name, port in (("--port", settings.port), ("--label-studio-port", label_studio_port)):
-        _need_free(name, port)
+        need_free("127.0.0.1", port, name, wait_s=0)
     set_up_logs(settings.log_level)
     os.umask(PRIVATE)
     credentials = (USER, kept_secret(settings))
@@ -42,6 +56,7 @@ def quick_start(settings: Settings, label_studio_port: int) -> int:
     with PrivateValkey(folder / "valkey", fsync=settings.redis_fsync) as valkey:
         told["REDIS_URL"] = valkey.url
         told |= {"LABEL_STUDIO_URL": place.url, "LABEL_STUDIO_API_KEY_FILE": str(place.key_file)}
+        told |= dict.fromkeys(_THEIRS, "")
         where = (str(place.folder), str(place.port))
         plain = {"LABEL_STUDIO_API_KEY": "", "LABEL_STUDIO_API_KEY_FILE": ""}
         specs = [
@@ -64,19 +79,10 @@ def quick_start(settings: Settings, label_studio_port: int) -> int:
         ]
 
         def ready() -> None:
-            keep_address(settings)
+            keep_address(settings, None)
             _greet(settings, place)
 
         return Supervisor(specs, log, on_ready=ready).run()
-
-
-def _need_free(option: str, port: int) -> None:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError as error:
-            raise SettingsError(option, f"port {port} cannot be had: {error.strerror}") from None
 
 
 def _greet(settings: Settings, place: Place) -> None:
@@ -88,7 +94,8 @@ def _greet(settings: Settings, place: Place) -> None:
     say("Press Label All Tasks and label. After ten annotations the first version trains; a few")
     say("seconds later tasks come with its predictions, the ones it is least sure of first.\n")
     say("  To look on, in another terminal:")
-    say(f"    ml-backend status --data-dir {settings.data_dir}", style="bold")
+    say(f"    ml-backend status --data-dir {escape(quote(str(settings.data_dir)))}", style="bold")
     say("  For the commands that ask Label Studio (connect, doctor, sync):")
-    say(f"    export LABEL_STUDIO_URL={place.url} LABEL_STUDIO_API_KEY_FILE={place.key_file}", style="bold")
-    say(f"\n  Data lies in {settings.data_dir.absolute()}. Stop with Ctrl-C.\n")
+    key_file = escape(quote(str(place.key_file)))
+    say(f"    export LABEL_STUDIO_URL={place.url} LABEL_STUDIO_API_KEY_FILE={key_file}", style="bold")
+    say(f"\n  Data lies in {escape(str(settings.data_dir.absolute()))}. Stop with Ctrl-C.\n")

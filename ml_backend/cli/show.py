@@ -13,6 +13,7 @@ from rich.text import Text
 
 from ml_backend.bootstrap import PATIENT_TIMEOUT_S, make_services
 from ml_backend.cli.terminal import Console, one_line
+from ml_backend.connecting import kept_model
 from ml_backend.embedded import PrivateValkey
 from ml_backend.errors import ProjectUnknown
 from ml_backend.overview.words import drift_in_words
@@ -113,7 +114,8 @@ def find_uid(services: Services, project: str | None) -> str:
         return fits[0]
     if not uids:
         raise ProjectUnknown("project", "none is known yet: connect this backend in Label Studio (Settings → Model)")
-    raise ProjectUnknown("project", f"name one of {', '.join(sorted(uids))}")
+    wrong = f"{project} is not known here; " if project is not None and not fits else ""
+    raise ProjectUnknown("project", f"{wrong}name one of {', '.join(sorted(uids))}")
 
 
 def _scores(scores: dict[str, float], before: dict[str, float], title: str = "") -> str:
@@ -122,6 +124,11 @@ def _scores(scores: dict[str, float], before: dict[str, float], title: str = "")
         for name, value in scores.items()
     ]
     return title + ", ".join(told) if told else ""
+
+
+def as_started(settings: Settings) -> Settings:
+    """The settings with the model that the backend of the data folder was started with, unless they name one."""
+    return settings if settings.model is not None else settings.model_copy(update={"model": kept_model(settings)})
 
 
 def open_services(settings: Settings) -> Services:

@@ -9,7 +9,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from ml_backend.cli.show import find_uid, open_services
 from ml_backend.cli.terminal import Console
-from ml_backend.errors import ProjectUnknown, SettingsError
+from ml_backend.errors import BadInput, ProjectUnknown, RefitError
 
 if TYPE_CHECKING:
     from ml_backend.bootstrap import Services
@@ -23,8 +23,11 @@ def sync_now(settings: Settings, project: str | None, *, complete: bool, watch: 
     """Ask for a sync of a project, or of all; with ``watch``, follow them to their ends. Returns the exit status."""
     services = open_services(settings)
     if (problem := services.access().problem) is not None:
-        raise SettingsError(settings.missing_for_label_studio[0], problem)
-    uids = [find_uid(services, project)] if project is not None else _alive(services)
+        raise RefitError(problem)
+    alive = _alive(services)
+    uids = [find_uid(services, project)] if project is not None else alive
+    if not set(uids) <= set(alive):
+        raise BadInput("project", "is not connected any more: there is nothing to sync")
     if not uids:
         raise ProjectUnknown("project", "none is connected: connect this backend in Label Studio (Settings → Model)")
     console = Console()

@@ -3,6 +3,6 @@
 What `start` needs is here; `plan` and `connector` bring an HTTP client along and are imported where they are used.
 """
 
-from ml_backend.connecting.own import USER, Own, keep_address, kept_secret, own
+from ml_backend.connecting.own import USER, Own, keep_address, kept_model, kept_secret, own
 
-__all__ = ["USER", "Own", "keep_address", "kept_secret", "own"]
+__all__ = ["USER", "Own", "keep_address", "kept_model", "kept_secret", "own"]

@@ -31,10 +31,15 @@ def bare(url: str) -> str:
     if parts.scheme not in _DEFAULT_PORTS or not host:
         return ""
     host = "localhost" if host in LOOPBACK else host
-    shown = f"[{host}]" if ":" in host else host
+    shown = in_url(host)
     if port is not None and port != _DEFAULT_PORTS[parts.scheme]:
         shown += f":{port}"
     return urlunsplit((parts.scheme, shown, parts.path.rstrip("/"), "", ""))
+
+
+def in_url(host: str) -> str:
+    """A name or an address as it stands before the port: version 6 in brackets."""
+    return f"[{host}]" if ":" in host else host
 
 
 def without_login(url: str) -> str:
@@ -89,8 +94,8 @@ def candidates(host: str, port: int, label_studio_url: str, outward: Sequence[st
         # Only this machine is served. Label Studio behind a published port of a container would not get through.
         return [f"http://localhost:{port}"]
     if host not in EVERYWHERE:
-        return [f"http://{f'[{host}]' if ':' in host else host}:{port}"]
-    here = [f"http://{f'[{one}]' if ':' in one else one}:{port}" for one in outward]
+        return [f"http://{in_url(host)}:{port}"]
+    here = [f"http://{in_url(one)}:{port}" for one in outward]
     if there in LOOPBACK or there == FROM_DOCKER:
         return [f"http://localhost:{port}", f"http://{FROM_DOCKER}:{port}", *here]
     return here or [f"http://localhost:{port}"]

@@ -16,6 +16,7 @@ from ml_backend.connecting.plan import (
     webhooks_here,
 )
 from ml_backend.errors import LabelStudioError, LabelStudioRefused, RegistryError
+from ml_backend.uids import id_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -162,6 +163,15 @@ class Connector:
             if known.deleted_at is None:
                 self._forget(uid)
         return done
+
+    def forget(self, project_id: int) -> bool:
+        """End what waits and runs of a project that Label Studio does not show; False if none of that id is known."""
+        known = [one for uid in self._state.uids() if id_of(uid) == project_id and (one := self._state.load(uid))]
+        alive = [one.uid for one in known if one.deleted_at is None]
+        for uid in alive:
+            self._state.mark(uid, sampling_before=None, active_learning=None, connected_at=None)
+            self._forget(uid)
+        return bool(alive)
 
     def prove(self, details: ProjectDetails, *, within_s: float = ARRIVES_WITHIN_S) -> float:
         """Have Label Studio send an event that changes nothing; the seconds until it is recorded here.

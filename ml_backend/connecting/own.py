@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 import orjson
 
-from ml_backend.connecting.addresses import EVERYWHERE, LOOPBACK, bare, candidates, login_of, without_login
+from ml_backend.connecting.addresses import EVERYWHERE, LOOPBACK, bare, candidates, in_url, login_of, without_login
 from ml_backend.errors import BadInput, RefitError
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class Own:
     def here(self) -> str:
         """Where this machine reaches it."""
         host = "localhost" if self.host in EVERYWHERE | LOOPBACK else self.host
-        return f"http://{f'[{host}]' if ':' in host else host}:{self.port}"
+        return f"http://{in_url(host)}:{self.port}"
 
     def addresses(self, label_studio_url: str, given: str | None = None) -> list[str]:
         """Where Label Studio may reach it, the likeliest first; one only where it was ``given`` or set.
@@ -76,13 +76,21 @@ def own(settings: Settings) -> Own:
     return Own(host, port, login, frozenset(passwords), settings.url)
 
 
-def keep_address(settings: Settings) -> None:
-    """Leave a note of where it listens, for commands that are run beside it."""
+def keep_address(settings: Settings, model: str | None) -> None:
+    """Leave a note of where it listens and which model it runs, for commands that are run beside it."""
     with suppress(OSError):
         # Who cannot write there (a read-only container) sets the port in the environment anyway.
         file = _address_file(settings)
         file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        file.write_bytes(orjson.dumps({"host": settings.host, "port": settings.port}))
+        file.write_bytes(orjson.dumps({"host": settings.host, "port": settings.port, "model": model}))
+
+
+def kept_model(settings: Settings) -> str | None:
+    """The model that the backend of this data folder was last started with; None for the shipped ones."""
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        found = orjson.loads(_address_file(settings).read_bytes())["model"]
+        return found if isinstance(found, str) else None
+    return None
 
 
 def kept_secret(settings: Settings) -> str:

@@ -63,7 +63,7 @@ def check(services: Services, project_ids: Sequence[int]) -> Iterator[Finding]:
                 seen = look(services, api, project_id, organizations)
             except LabelStudioRefused as refused:
                 if refused.status == 404:
-                    advice = "ask for access, or forget it: ml-backend disconnect"
+                    advice = f"ask for access, or forget it: ml-backend disconnect --project {project_id}"
                     yield note(
                         "project", "Label Studio does not show it: deleted, or not the key's", advice, str(project_id)
                     )

@@ -24,7 +24,9 @@ def check(client: redis.Redis) -> Iterator[Finding]:
         took = min(_ping(client) for _ in range(3))  # the first one connects
     except RedisError as error:
         yield problem(
-            "redis", f"Redis does not answer: {error}", "start the backend (ml-backend start), or correct REDIS_URL"
+            "redis",
+            f"Redis does not answer: {error}",
+            "start the backend (ml-backend start), name the folder that it runs in (--data-dir), or correct REDIS_URL",
         )
         return
     if took > SLOW_S:

@@ -17,5 +17,5 @@ def drift_in_words(project: views.Project) -> str:
         return f"sync failed: {sync.error}"
     if missing:
         unseen = f"{missing} annotations not seen"
-        return f"{unseen}; set LABEL_STUDIO_API_KEY" if sync.problem else f"{unseen}; a sync is due"
+        return f"{unseen}; {sync.problem}" if sync.problem else f"{unseen}; a sync is due"
     return f"{project.counters.total_annotations_number} in all"

@@ -85,9 +85,11 @@ class PlainProcess:
 
     def _ask(self, order: dict[str, Any], timeout_s: float | None, look: Callable[[], None] | None) -> Any:  # noqa: ANN401
         until = None if timeout_s is None else time.monotonic() + timeout_s
+        # Before its turn: what cannot be written is no fault of the process, which answers others.
+        line = orjson.dumps(order) + b"\n"
         with self._turn(until, look):
             try:
-                self._send(orjson.dumps(order) + b"\n", until)
+                self._send(line, until)
                 answer = self._receive(until, look)
             except OSError as error:
                 raise PlainDied(self._how()) from error

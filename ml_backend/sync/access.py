@@ -16,6 +16,11 @@ class Access:
     @property
     def problem(self) -> str | None:
         """Why Label Studio cannot be asked; None when there is nothing to say against trying."""
+        if not self.key and not self.url:
+            return (
+                "set LABEL_STUDIO_URL to Label Studio's address and LABEL_STUDIO_API_KEY to a personal access token: "
+                "without them, only events are known"
+            )
         if not self.key:
             return "set LABEL_STUDIO_API_KEY to a personal access token: without one, only events are known"
         if not self.url:

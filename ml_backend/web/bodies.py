@@ -85,7 +85,7 @@ def _decode(body: bytes, *, brief: bool) -> object:
     if brief and b'"TASKS_CREATED"' in body[:_HEAD]:
         try:
             found = _import.decode(body)
-        except msgspec.MsgspecError:
+        except (msgspec.MsgspecError, RecursionError):
             pass  # told in full, it says what is wrong with it, or is as older releases write it
         else:
             tasks = [{"id": task.id, "updated_at": task.updated_at} for task in found.tasks]

@@ -3,6 +3,7 @@
 import enum
 import errno
 import re
+import select
 import socket
 import time
 from collections.abc import Iterator
@@ -14,11 +15,13 @@ if TYPE_CHECKING:
 
 _READ_AHEAD = 128 * 1024
 _LONGEST_HEAD = 64 * 1024
+_LEFT = 64 * 1024  # bytes of an answer that no thread waits for: more than anybody gets who has no password
 PATIENCE_S = 20.0
 """How long a client may take for a request or an answer, beside the time that its bytes take."""
 _SLOWEST = 64 * 1024  # bytes per second
 _HEAD_END = b"\r\n\r\n"
-_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,15})[ \t]*\r\n", re.IGNORECASE)
+# However many zeros it begins with. Beyond 15 digits it is refused unread.
+_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*0*([0-9]{1,15})[ \t]*\r\n", re.IGNORECASE)
 _UNTOLD = re.compile(rb"\r\n(?:transfer-encoding|expect):", re.IGNORECASE)
 
 
@@ -40,6 +43,9 @@ class ClientSocket(socket.socket):
         super().setblocking(False)
         self._ahead = bytearray()
         self._given = 0
+        self._stirring = select.poll()
+        self._stirring.register(self.fileno(), select.POLLIN)
+        self._left = b""
         self.begin()
 
     def setblocking(self, flag: bool, /) -> None:
@@ -77,6 +83,10 @@ class ClientSocket(socket.socket):
     def taken(self) -> None:
         """What `whole` gave counts as read."""
         self._given = self._wanted or 0
+
+    def stirs(self, seconds: float) -> bool:
+        """Whether the client sends something, or hangs up, within so many seconds."""
+        return bool(self._stirring.poll(1000 * seconds))
 
     def read_ahead(self) -> Ahead:
         """Take what has arrived, without waiting."""
@@ -134,22 +144,43 @@ class ClientSocket(socket.socket):
         self._moved += len(data)
         return data
 
+    @property
+    def left(self) -> bool:
+        """Whether `sendall` left some of an answer to `send_on`."""
+        return bool(self._left)
+
     def sendall(self, data: "ReadableBuffer", flags: int = 0, /) -> None:
-        """Send all of it; raises ``BrokenPipeError`` when the client does not take it in time."""
+        """Send all of it, but for the last 64 KiB that the client does not take at once: they are left to `send_on`.
+
+        Raises ``BrokenPipeError`` when the client does not take it in time.
+        """
         if not self._answered:
             self._answered, self._moved, self._waited = True, 0, 0.0
         rest = memoryview(data).cast("B")
         self._moved += rest.nbytes
+        if self._left:
+            rest, self._left = memoryview(self._left + rest), b""
         with suppress(BlockingIOError):
             # Nearly every answer fits into the socket's buffer.
             rest = rest[self.send(rest, flags) :]
-        if not rest.nbytes:
+        if rest.nbytes <= _LEFT:
+            self._left = bytes(rest)
             return
         try:
             with self._at_most(self._patience()):
                 super().sendall(rest, flags)
         except (TimeoutError, BlockingIOError):
             raise BrokenPipeError(errno.EPIPE, "the answer is taken too slowly") from None
+
+    def send_on(self) -> bool:
+        """Send what is left, without waiting; False when the client hung up."""
+        try:
+            self._left = self._left[self.send(self._left) :]
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        return True
 
     def ended(self) -> bool:
         """Whether the client hung up; what it still sends is thrown away."""

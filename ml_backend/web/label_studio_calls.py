@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import orjson
 from flask import Response, request
@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from ml_backend.web.ports import Services
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 # Label Studio waits 3 s for the list of versions.
 _VERSIONS_DEADLINE_S = 2.0
@@ -158,7 +160,8 @@ class LabelStudioCalls:
         results: list[list[dict[str, Any]]] = [[] for _ in tasks]
         if readable:
             began = time.perf_counter()
-            made = self._predicted(uid, [tasks[index] for index in readable], label_config, context)
+            asked = [tasks[index] for index in readable]
+            made = _within_depth(body, lambda: self._predicted(uid, asked, label_config, context))
             for index, predictions in zip(readable, made, strict=True):
                 results[index] = predictions
             tally, answered = self._services.tally, sum(map(bool, made))
@@ -254,13 +257,7 @@ class LabelStudioCalls:
         return Response(text, content_type=content_type)
 
     def _fit(self, action: str, data: dict[str, Any]) -> dict[str, Any]:
-        try:
-            return self._services.backend.fit(action, data)
-        except TypeError as error:
-            # What is decoded can be encoded again, except for its depth; only who failed pays for finding out.
-            if too_deep(data):
-                raise BadInput("body", "is nested too deeply") from error
-            raise
+        return _within_depth(data, lambda: self._services.backend.fit(action, data))
 
     def _counted(self, action: str, fit: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """What ``fit`` gives; the event is counted by what came of it."""
@@ -313,6 +310,17 @@ def _extra_params(body: dict[str, Any], services: Services) -> str | None:
         return orjson.dumps(given).decode()
     except TypeError:
         raise BadInput("extra_params", "is nested too deeply") from None
+
+
+def _within_depth(body: dict[str, Any], call: Callable[[], T]) -> T:
+    """What ``call`` gives, which writes parts of ``body`` as JSON again. Raises `BadInput` where it is too deep."""
+    try:
+        return call()
+    except TypeError as error:
+        # What is decoded can be encoded again, except for its depth; only who failed pays for finding out.
+        if too_deep(body):
+            raise BadInput("body", "is nested too deeply") from error
+        raise
 
 
 def _is_readable(task: object) -> bool:

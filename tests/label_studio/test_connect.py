@@ -136,6 +136,16 @@ def test_disconnect_undoes_it(driver: Driver, backend: RunningBackend, project: 
     assert "was not connected" in run(backend, "disconnect", "--project", str(project))
 
 
+def test_a_project_that_was_deleted_in_label_studio_can_be_forgotten(driver: Driver, backend: RunningBackend) -> None:
+    gone = driver.create_project(CONFIG)["id"]
+    run(backend, "connect", "--project", str(gone))
+    driver.delete_project(gone)
+    assert "forgotten" in run(backend, "disconnect", "--project", str(gone))
+    known = {one["id"]: one for one in backend.get("/api/v1/projects")[1]["projects"]}
+    assert not known[gone]["connected"]
+    assert "has no project" in run(backend, "disconnect", "--project", str(gone), expect=1)
+
+
 def test_all_connects_what_the_model_supports_and_says_why_not_the_rest(
     driver: Driver, backend: RunningBackend, project: int
 ) -> None:

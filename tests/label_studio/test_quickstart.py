@@ -30,6 +30,15 @@ class Quickstart:
         self.log_path = folder / "quickstart.log"
         self.ports = ("--port", str(free_port()), "--label-studio-port", str(free_port()))
         self.process: subprocess.Popen[bytes] | None = None
+        self.elsewhere = {
+            "LABEL_STUDIO_URL": "http://127.0.0.1:9",
+            "LABEL_STUDIO_API_KEY": "f" * 40,
+            "ML_BACKEND_URL": "http://127.0.0.1:9",
+            "ML_BACKEND_MODEL": str(folder / "nowhere.py"),
+            "ML_BACKEND_STORE": str(folder / "theirs"),
+            "ML_BACKEND_INSECURE": "true",
+        }
+        """What a terminal may say of another installation."""
 
     def __enter__(self) -> Self:
         ours = ("ML_BACKEND_", "LABEL_STUDIO_", "REDIS_", "BASIC_AUTH")
@@ -41,7 +50,7 @@ class Quickstart:
                 [*command, *self.ports],
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env={**kept, "COLUMNS": "120", "WORKERS": "1", "THREADS": "4"},
+                env={**kept, **self.elsewhere, "COLUMNS": "120", "WORKERS": "1", "THREADS": "4"},
                 start_new_session=True,
             )
         try:
@@ -116,6 +125,7 @@ def test_it_ends_with_predictions_learned_in_this_run_and_a_second_start_keeps_t
             assert driver.project(project)["total_annotations_number"] == 12
             assert len(driver.call("GET", "/api/projects/")["results"]) == 1
     wait_until(lambda: not mentions(str(running.data)), 15, "every process is gone again")
+    assert not (tmp_path / "theirs").exists()
 
 
 def test_the_sample_data_are_distinct_and_of_every_kind() -> None:
@@ -145,4 +155,4 @@ def test_a_port_that_is_taken_is_named_before_anything_starts(tmp_path: Path) ->
             check=False,
         )
     assert done.returncode == 1
-    assert f"--label-studio-port: port {port}" in done.stderr
+    assert f"--label-studio-port: port {port} of 127.0.0.1 is taken" in done.stderr
