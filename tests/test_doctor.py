@@ -69,7 +69,7 @@ def test_somebody_else_on_the_backends_port_is_a_finding(tmp_path: Path) -> None
         services = make_services(Settings.from_environment(told))
         (found,) = machine.answers(services)
         services.close()
-    assert (found.check, found.verdict) == ("answers", "note")
+    assert (found.check, found.verdict) == ("answers", "problem")
 
 
 @pytest.mark.parametrize(("ahead", "verdict"), [(0.4, "ok"), (-4.0, "ok"), (6.0, "problem"), (-90.0, "problem")])
