@@ -166,3 +166,14 @@ class WebProcess:
             return Answer(answer.status, answer.reason, dict(answer.headers.items()), answer.read())
         finally:
             connection.close()
+
+
+def fail(services: Services, uid: str, error: str, traceback: str = "") -> str:
+    """Let a run of the project begin, and fail for this reason; returns its id."""
+    runs, now = services.runs, services.runs.time()
+    run_id = runs.request(uid, trigger="policy", reason="ten labels", due=now, click=False, now=now).id
+    runs.dispatch(uid, now, lambda *_: False)
+    lease = runs.start(uid, run_id, "worker", now)
+    assert lease is not None
+    assert runs.finish(lease, "failed", reason=error, error=error, traceback=traceback, now=now)
+    return run_id

@@ -16,7 +16,7 @@ from ml_backend.cli.show import find_uid
 from ml_backend.cli.sync import sync_now
 from ml_backend.errors import BadInput, ProjectUnknown, RefitError
 from ml_backend.event_way import forget
-from tests.calls import SENTIMENT, UID
+from tests.calls import SENTIMENT, UID, fail
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -118,12 +118,7 @@ def test_a_project_that_is_not_connected_any_more_is_not_synced_and_nobody_waits
 def test_what_a_run_came_to_is_shown_as_it_is(
     services: Services, project: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    runs, now = services.runs, services.runs.time()
-    run_id = runs.request(project, trigger="policy", reason="ten labels", due=now, click=False, now=now).id
-    runs.dispatch(project, now, lambda *_: False)
-    lease = runs.start(project, run_id, "worker", now)
-    assert lease is not None
     why = "run `pip install transformers[torch]` [/first]"
-    assert runs.finish(lease, "failed", reason=why, error=why, traceback="", now=now)
+    run_id = fail(services, project, why)
     assert cancel_run(services.settings, run_id) == 1
     assert why in " ".join(capsys.readouterr().out.split())

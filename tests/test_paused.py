@@ -10,7 +10,7 @@ import pytest
 
 from ml_backend.cli.jobs import show_jobs
 from ml_backend.cli.show import show_status
-from tests.calls import SENTIMENT, event, services_on
+from tests.calls import SENTIMENT, event, fail, services_on
 from tests.parrot import UID
 from tests.valkey import connect
 
@@ -33,18 +33,12 @@ def services(redis_socket: Path, tmp_path: Path) -> Iterator[Services]:
     with services_on(redis_socket, tmp_path) as services:
         services.state.setup(UID, SENTIMENT, None, time.time())
         for _ in range(3):
-            fail(services)
+            fail_again(services)
         yield services
 
 
-def fail(services: Services) -> None:
-    runs, now = services.runs, services.runs.time()
-    run_id = runs.request(UID, trigger="policy", reason="ten labels", due=now, click=False, now=now).id
-    runs.dispatch(UID, now, lambda *_: False)
-    lease = runs.start(UID, run_id, "worker", now)
-    assert lease is not None
-    error = "CUDA is out of memory"
-    assert runs.finish(lease, "failed", reason=error, error=error, traceback="Traceback: in train", now=now)
+def fail_again(services: Services) -> None:
+    fail(services, UID, "CUDA is out of memory", "Traceback: in train")
 
 
 def page(web: FlaskClient, path: str) -> str:

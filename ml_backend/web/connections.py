@@ -261,8 +261,7 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no type
             return
         if ahead is Ahead.TOO_LONG:
             conn.sock.refuse("431 Request Header Fields Too Large")
-        self.nr_conns -= 1
-        conn.close(graceful=ahead is Ahead.TOO_LONG)
+        self._drop(conn, graceful=ahead is Ahead.TOO_LONG)
 
     def _lend_threads_to_long_ones(self) -> None:
         while self._queue and len(self._long) < max(1, self.cfg.threads // 2):
@@ -271,6 +270,10 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no type
             self._long.add(conn)
             self._lent.add(conn)
             self.tpool.hand(partial(self._answer, conn))
+
+    def _drop(self, conn: Connection, *, graceful: bool = False) -> None:
+        self.nr_conns -= 1
+        conn.close(graceful=graceful)
 
     def _stop_reading(self, conn: Connection) -> None:
         del self._reading[conn]
@@ -306,21 +309,18 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no type
     def _part_with_idle(self) -> None:
         conn = self.keepalived_conns.popleft()
         self.poller.unregister(conn.sock)
-        self.nr_conns -= 1
-        conn.close()
+        self._drop(conn)
 
     def _turn_away(self, conn: Connection) -> None:
         del self._queue[conn]
         conn.sock.refuse("503 Service Unavailable")
-        self.nr_conns -= 1
-        conn.close()
+        self._drop(conn)
 
     def _give_up(self, conn: Connection) -> None:
         self._stop_reading(conn)
         if conn.sock.unserved:
             conn.sock.refuse("408 Request Timeout")
-        self.nr_conns -= 1
-        conn.close()
+        self._drop(conn)
 
     def _send_on(self, conn: Connection, keep: bool) -> None:
         """A thread is done with a request whose answer has not been taken whole."""
@@ -342,8 +342,7 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no type
     def _stop_sending(self, conn: Connection) -> None:
         del self._sending[conn]
         self.poller.unregister(conn.sock)
-        self.nr_conns -= 1
-        conn.close()
+        self._drop(conn)
 
     def finish_request(self, conn: Connection, fs: object) -> None:
         """A thread is done with a request."""
