@@ -76,11 +76,12 @@ class Reader:
     def read(self, project: ProjectState, kind: SyncKind) -> Outcome:
         """Sync the project."""
         self._tell(phase="asking", done=0, total=0, now=True)
-        theirs = self._project(project)
+        known_until = None if kind == "complete" else project.synced_until_us
+        since = None if known_until is None else known_until - OVERLAP_US
+        theirs = self._project(project, counted=since is None)
         # Label Studio's clock before the first page is asked for: the next incremental sync looks from there.
         from_us = self._api.time_us or int(self._clock() * 1e6)
-        since = None if project.synced_until_us is None else project.synced_until_us - OVERLAP_US
-        if kind == "complete" or since is None or from_us < since:
+        if since is None or from_us < since:
             sync = self._complete(project, theirs, from_us)
         else:
             sync = self._labelled_since(project, since, from_us)
@@ -120,7 +121,7 @@ class Reader:
     def _counted(self, project: ProjectState) -> _Counted:
         self._tell(phase="comparing", done=self._read, total=self._read, now=True)
         known = self._state.load(project.uid)
-        theirs = self._project(project).counters
+        theirs = self._project(project, counted=True).counters
         date = self._api.time_us
         now = self._state.load(project.uid)
         if known is None or now is None or theirs is None:
@@ -153,9 +154,9 @@ class Reader:
         self._read += sum(len(one.annotations) for one in page)
         self._tell(phase=phase, done=self._read, total=total)
 
-    def _project(self, project: ProjectState) -> Project:
+    def _project(self, project: ProjectState, *, counted: bool) -> Project:
         """The project as Label Studio has it now; its config and threshold are kept. Its creation date must fit."""
-        found = self._api.project(project.project_id).project
+        found = self._api.project(project.project_id, counted=counted).project
         if found.uid != project.uid:
             raise AnotherLabelStudio(
                 f"project {project.project_id} there is another one ({found.uid}, not {project.uid}): "
