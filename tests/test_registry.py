@@ -426,14 +426,19 @@ def test_a_promotion_that_the_stores_note_missed_is_found_again(
     assert serving.number == second
 
 
-def test_the_stores_note_is_rebuilt_from_redis(registry: Registry, model: Path, store: str) -> None:
-    number = publish(registry, model)
-    registry.promote(UID, number, token=1, now=NOW)
+def test_the_next_version_mends_a_note_of_the_store_that_is_out_of_date(
+    registry: Registry, model: Path, store: str
+) -> None:
+    first, second = publish(registry, model), publish(registry, model)
+    registry.promote(UID, first, token=1, now=NOW)
     note = stored(store) / UID / "serving.json"
+    outdated = note.read_bytes()
+    registry.promote(UID, second, token=2, now=NOW)
     written = note.read_bytes()
-    note.write_bytes(b"{broken")
-    registry.reconcile(UID)
-    assert note.read_bytes() == written
+    for wrong in (outdated, b"{broken"):
+        note.write_bytes(wrong)
+        publish(registry, model)
+        assert note.read_bytes() == written
 
 
 def test_versions_can_be_read_while_redis_is_away(redis_socket: Path, model: Path, tmp_path: Path) -> None:
@@ -484,7 +489,7 @@ for turn in range(15):
             registry.fetch(UID, version.number)
         assert sum(version.status == "serving" for version in found) == 1
         before = (tmp_path / "store" / UID / "serving.json").read_bytes()
-        registry.reconcile(UID)
+        publish(registry, model)
         assert (tmp_path / "store" / UID / "serving.json").read_bytes() == before
 
 

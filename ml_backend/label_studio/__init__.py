@@ -8,7 +8,6 @@ from ml_backend.label_studio.records import (
     PlainTask,
     ProjectDetails,
     StoredPrediction,
-    TaskStub,
     WantedConnection,
     Webhook,
 )
@@ -21,7 +20,6 @@ __all__ = [
     "PlainTask",
     "ProjectDetails",
     "StoredPrediction",
-    "TaskStub",
     "WantedConnection",
     "Webhook",
 ]

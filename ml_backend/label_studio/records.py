@@ -53,15 +53,6 @@ class LabelledTask:
 
 
 @dataclass(frozen=True, slots=True)
-class TaskStub:
-    """What a list of ids tells of a task. ``annotation_ids`` is None where Label Studio cut the list short."""
-
-    id: int
-    updated_at_us: int
-    annotation_ids: frozenset[int] | None
-
-
-@dataclass(frozen=True, slots=True)
 class PlainTask:
     """A task as predictions need it.
 
@@ -173,14 +164,9 @@ def read_labelled_task(entry: Mapping[str, object]) -> LabelledTask:
     return LabelledTask(task, tuple(annotations))
 
 
-def read_stub(entry: Mapping[str, object]) -> TaskStub:
+def read_task_id(entry: Mapping[str, object]) -> int:
     """Read a task of the Data Manager's list of ids."""
-    ids = _listed(entry.get("annotations_ids"), "annotations_ids")
-    return TaskStub(
-        id=read_id(entry.get("id"), "task.id"),
-        updated_at_us=_time(entry, "updated_at"),
-        annotation_ids=None if ids is None else frozenset(read_id(one, "annotations_ids") for one in ids),
-    )
+    return read_id(entry.get("id"), "task.id")
 
 
 def read_plain_task(entry: Mapping[str, object]) -> PlainTask:

@@ -44,6 +44,7 @@ log = logging.getLogger(__name__)
 
 _MIRROR = "serving.json"
 _TRIES = 20
+_OUTDATED = "the store's note of what project %s serves is out of date: %s"
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +131,7 @@ class Registry:
                 raise StoreUnavailable(f"a file vanished while version {number} was published: {error}") from error
             raise
         self.prune(uid)
+        self._mend_mirror(uid)
         return Version(uid, whole, _status(whole, None))
 
     def _discard(self, uid: str, number: int, *, leftover: bool = False) -> None:
@@ -327,14 +329,16 @@ class Registry:
                     return
                 alias = latest
         except (StoreUnavailable, Unavailable) as error:
-            log.warning("the store's note of what project %s serves is out of date: %s", uid, error)
+            log.warning(_OUTDATED, uid, error)
 
-    def reconcile(self, uid: str) -> Alias | None:
-        """Make Redis and the store agree on what serves: Redis is right while it knows anything."""
-        alias = self.alias(uid)
-        if alias is not None and self._mirrored(uid) != alias:
-            self._write_mirror(uid, alias)
-        return alias
+    def _mend_mirror(self, uid: str) -> None:
+        # It is out of date when the store was away during the last move.
+        try:
+            alias = self._aliases.read(uid)
+            if alias is not None and self._mirrored(uid) != alias:
+                self._write_mirror(uid, alias)
+        except (StoreUnavailable, Unavailable) as error:
+            log.warning(_OUTDATED, uid, error)
 
     def _rebuild(self, uid: str) -> Alias | None:
         stored = self._stored_alias(uid)
