@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 from pydantic import BaseModel, SecretStr
 from pydantic_core import PydanticUndefined
 
-from ml_backend.secret_files import SECRETS
-from ml_backend.settings import PredictionSettings, PromoteSettings, Refit, RetrainSettings, Settings
+from ml_backend.settings import SECRETS, PredictionSettings, PromoteSettings, Refit, RetrainSettings, Settings
 
 TARGET = Path(__file__).with_name("settings.md")
 if TYPE_CHECKING:
@@ -32,7 +31,8 @@ Three places, the later one wins:
 2. the connection's *extra params* in Label Studio, under the key `refit`, for one project;
 3. the project's own *min annotations to start training*, for the first threshold, when it is above 1.
 
-What a command line says (`--port`, `--data-dir`) wins over the environment. An empty variable is not set.
+What a command line says (`--port`, `--data-dir`) wins over the environment. An empty variable is not set. One
+that begins with `ML_BACKEND_` and is no setting is told on the terminal, with what may have been meant.
 
 ## Of the installation
 

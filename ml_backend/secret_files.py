@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ml_backend.errors import SettingsError
+from ml_backend.settings import SECRETS
 
 if TYPE_CHECKING:
     from collections.abc import MutableMapping
-
-SECRETS = ("LABEL_STUDIO_API_KEY", "BASIC_AUTH_PASS", "ML_BACKEND_BASIC_AUTH_EXTRA", "REDIS_URL")
 
 
 def read_secret_files(environment: MutableMapping[str, str]) -> None:

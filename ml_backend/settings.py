@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 DEFAULT_MIN_ANNOTATIONS = 10
+SECRETS = ("LABEL_STUDIO_API_KEY", "BASIC_AUTH_PASS", "ML_BACKEND_BASIC_AUTH_EXTRA", "REDIS_URL")
+"""Variables that may stand in a file, which ``<name>_FILE`` names."""
+_OF_KUBERNETES = ("ML_BACKEND_PORT", "tcp://")
+"""Kubernetes sets this for a service that is called ml-backend: its address, and no port."""
 
 
 class _Strict(BaseModel):
@@ -126,7 +130,11 @@ class _GivenEnvironment(EnvSettingsSource):
 
     def _load_env_vars(self) -> Mapping[str, str | None]:
         # A variable that is there and empty, as compose files leave them, is not set.
-        return {name.lower(): value for name, value in self._given.items() if value}
+        set_here = {name.lower(): value for name, value in self._given.items() if value}
+        name, begin = _OF_KUBERNETES
+        if set_here.get(name.lower(), "").startswith(begin):
+            del set_here[name.lower()]
+        return set_here
 
 
 class Settings(BaseSettings):

@@ -95,9 +95,13 @@ class RunningBackend:
                 cwd=self.data_dir.parent,
                 start_new_session=True,
             )
-        self.wait_for_health(30)
-        self.seconds_to_health = time.monotonic() - began
-        self.url = wait_until(self._printed_url, 30, "the URL that start prints")
+        try:
+            self.wait_for_health(30)
+            self.seconds_to_health = time.monotonic() - began
+            self.url = wait_until(self._printed_url, 30, "the URL that start prints")
+        except BaseException:
+            self.stop()
+            raise
         return self
 
     def wait_for_health(self, deadline_s: float) -> None:

@@ -65,6 +65,11 @@ def test_where_no_backend_runs_it_says_what_to_do_and_leaves_nothing(tmp_path: P
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_variable_that_is_no_setting_is_told(tmp_path: Path) -> None:
+    said = cli("status", folder=tmp_path, ML_BACKEND_KEEP_VERSION="3").stderr
+    assert said.startswith("note: ML_BACKEND_KEEP_VERSION is no setting: is ML_BACKEND_KEEP_VERSIONS meant?\n")
+
+
 @pytest.mark.parametrize(
     "hint", ["run `pip install transformers[torch]`", "no [/bold] here", "a list[int] is wanted", "[red]no[/red]"]
 )

@@ -18,8 +18,7 @@ from typer.main import get_command
 
 from ml_backend.cli.app import app
 from ml_backend.events import parse
-from ml_backend.secret_files import SECRETS
-from ml_backend.settings import Settings, read_extra_params
+from ml_backend.settings import SECRETS, Settings, read_extra_params
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"

@@ -30,6 +30,7 @@ FLOORS: dict[str, frozenset[str]] = {
             "left_out",
             "policy",
             "scores",
+            "setting_names",
             "settings",
             "uids",
         }

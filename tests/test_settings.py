@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,11 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from ml_backend.errors import BadInput, SettingsError
+from ml_backend.setting_names import unknown_variables, variables
 from ml_backend.settings import PromoteSettings, Refit, RetrainSettings, Settings, read_extra_params
 
 DEFAULTS = Refit()
+DOCS = Path(__file__).parent.parent / "docs"
 
 
 def from_environment(**environment: str) -> Settings:
@@ -130,6 +133,48 @@ def test_an_empty_variable_is_not_set() -> None:
 
 def test_variables_of_others_are_of_no_interest() -> None:
     assert from_environment(PATH="/bin", ML_BACKEND_UNHEARD_OF="1", HOST="x", STORE="y") == from_environment()
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("ML_BACKEND_MAX_BODDY", "ML_BACKEND_MAX_BODDY is no setting: is ML_BACKEND_MAX_BODY meant?"),
+        ("ML_BACKEND_KEEP_VERSION", "ML_BACKEND_KEEP_VERSION is no setting: is ML_BACKEND_KEEP_VERSIONS meant?"),
+        ("ML_BACKEND_LABEL_STUDIO_URI", "ML_BACKEND_LABEL_STUDIO_URI is no setting: is LABEL_STUDIO_URL meant?"),
+        ("ML_BACKEND_QUIET", "ML_BACKEND_QUIET is no setting"),
+        ("ML_BACKEND_BATCH_SIZE", "ML_BACKEND_BATCH_SIZE is no setting"),
+    ],
+)
+def test_a_variable_that_is_no_setting_is_told_with_what_may_have_been_meant(name: str, said: str) -> None:
+    assert unknown_variables({name: "1"}) == [said]
+
+
+def test_every_variable_of_the_settings_page_is_known() -> None:
+    page = (DOCS / "settings.md").read_text(encoding="utf-8")
+    listed = set(re.findall(r"`([A-Z][A-Z_]*[A-Z])`", page)) - {"DEBUG", "INFO", "WARNING", "ERROR"}
+    assert listed == set(variables())
+    assert unknown_variables(dict.fromkeys(listed, "1")) == []
+
+
+def test_a_variable_with_a_name_of_its_own_may_begin_as_the_others_do() -> None:
+    both = {"ML_BACKEND_PORT": "1234", "ML_BACKEND_WEB_WORKERS": "3"}
+    assert unknown_variables(both) == []
+    assert (from_environment(**both).port, from_environment(**both).web_workers) == (1234, 3)
+
+
+def test_what_kubernetes_sets_for_a_service_of_our_name_is_no_mistake_and_changes_nothing() -> None:
+    set_by_kubernetes = {
+        "ML_BACKEND_SERVICE_HOST": "10.0.0.7",
+        "ML_BACKEND_SERVICE_PORT": "9090",
+        "ML_BACKEND_SERVICE_PORT_HTTP": "9090",
+        "ML_BACKEND_PORT": "tcp://10.0.0.7:9090",
+        "ML_BACKEND_PORT_9090_TCP": "tcp://10.0.0.7:9090",
+        "ML_BACKEND_PORT_9090_TCP_PROTO": "tcp",
+        "ML_BACKEND_PORT_9090_TCP_PORT": "9090",
+        "ML_BACKEND_PORT_9090_TCP_ADDR": "10.0.0.7",
+    }
+    assert unknown_variables(set_by_kubernetes) == []
+    assert from_environment(**set_by_kubernetes) == from_environment()
 
 
 def test_the_processs_own_environment_is_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ from ml_backend import __version__
 from ml_backend.cli.terminal import Console
 from ml_backend.errors import RefitError, Unavailable
 from ml_backend.secret_files import read_secret_files
+from ml_backend.setting_names import unknown_variables
 from ml_backend.settings import Settings
 
 app = typer.Typer(
@@ -60,7 +61,10 @@ def common(
 
 def _settings(**overrides: Any) -> Settings:
     read_secret_files(os.environ)
-    return Settings.from_environment(os.environ, **overrides)
+    found = Settings.from_environment(os.environ, **overrides)
+    for said in unknown_variables(os.environ):
+        Console(stderr=True, soft_wrap=True).print(Text.assemble(("note:", "bold yellow"), f" {said}"))
+    return found
 
 
 @app.command()
