@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import difflib
-import re
 from typing import TYPE_CHECKING
 
 from pydantic import AliasChoices, BaseModel
 
-from ml_backend.settings import SECRETS, Settings
+from ml_backend.settings import SECRETS, Settings, is_of_kubernetes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 _OURS = "ML_BACKEND_"
-# What Kubernetes sets in each container for a service that is called ml-backend.
-_OF_KUBERNETES = re.compile(r"ML_BACKEND_(SERVICE_(HOST|PORT(_\w+)?)|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)")
 _LIKE = 0.75
 
 
@@ -33,7 +30,7 @@ def unknown_variables(environment: Mapping[str, str]) -> list[str]:
     return [
         f"{name} is no setting{_hint(name.upper(), listed)}"
         for name, value in sorted(environment.items())
-        if value and name.upper().startswith(_OURS) and name.upper() not in known and not _OF_KUBERNETES.fullmatch(name)
+        if value and name.upper().startswith(_OURS) and name.upper() not in known and not is_of_kubernetes(name, value)
     ]
 
 

@@ -8,6 +8,7 @@ Order of precedence: defaults, environment, the connection's extra params under 
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -22,8 +23,11 @@ if TYPE_CHECKING:
 DEFAULT_MIN_ANNOTATIONS = 10
 SECRETS = ("LABEL_STUDIO_API_KEY", "BASIC_AUTH_PASS", "ML_BACKEND_BASIC_AUTH_EXTRA", "REDIS_URL")
 """Variables that may stand in a file, which ``<name>_FILE`` names."""
-_OF_KUBERNETES = ("ML_BACKEND_PORT", "tcp://")
-"""Kubernetes sets this for a service that is called ml-backend: its address, and no port."""
+_OF_SERVICES = re.compile(
+    r"ML_BACKEND_(?:\w+_)?(?:SERVICE_(?:HOST|PORT(?:_\w+)?)|PORT_\d+_(?:TCP|UDP|SCTP)(?:_(?:PROTO|PORT|ADDR))?)"
+    r"=|ML_BACKEND_(?:\w+_)?PORT=(?:tcp|udp|sctp)://",
+    re.IGNORECASE,
+)
 
 
 class _Strict(BaseModel):
@@ -130,11 +134,9 @@ class _GivenEnvironment(EnvSettingsSource):
 
     def _load_env_vars(self) -> Mapping[str, str | None]:
         # A variable that is there and empty, as compose files leave them, is not set.
-        set_here = {name.lower(): value for name, value in self._given.items() if value}
-        name, begin = _OF_KUBERNETES
-        if set_here.get(name.lower(), "").startswith(begin):
-            del set_here[name.lower()]
-        return set_here
+        return {
+            name.lower(): value for name, value in self._given.items() if value and not is_of_kubernetes(name, value)
+        }
 
 
 class Settings(BaseSettings):
@@ -344,6 +346,11 @@ class Settings(BaseSettings):
         if self.basic_auth_extra:
             given += [one.strip() for one in self.basic_auth_extra.get_secret_value().split(",") if one.strip()]
         return tuple(given)
+
+
+def is_of_kubernetes(name: str, value: str) -> bool:
+    """Whether Kubernetes sets this in every container, for a service whose name begins with ml-backend."""
+    return _OF_SERVICES.match(f"{name}={value}") is not None
 
 
 def _names(alias: str | AliasChoices | AliasPath | None) -> list[str]:

@@ -13,6 +13,7 @@ import threading
 import time
 import tracemalloc
 from itertools import count
+from statistics import median
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, urlsplit
 
@@ -406,6 +407,19 @@ def read_all(client: LabelStudioApi, *, after: int = 0) -> list[int]:
     return [task.task.id for page in client.labelled_tasks(1, after=after) for task in page]
 
 
+def test_all_annotations_of_a_page_come_from_one_serializer() -> None:
+    """Expanded, they take half of the time. By their plain names they come from a Label Studio that does not expand."""
+    with Loopback(data_manager(0)) as server, api(server.url) as client:
+        read_all(client)
+        list(client.plain_tasks(1))
+    labelled, plain = (parse_qs(urlsplit(request.path).query) for request in server.received)
+    assert labelled["expand"] == ["annotations"]
+    assert {"result", "annotations.result", "updated_by", "annotations.updated_by"} <= set(
+        labelled["include"][0].split(",")
+    )
+    assert "expand" not in plain
+
+
 def test_every_task_is_read_once_and_pages_grow() -> None:
     with Loopback(data_manager(2345)) as server, api(server.url) as client:
         assert read_all(client) == list(range(1, 2346))
@@ -473,11 +487,12 @@ def test_no_task_at_all_is_no_page() -> None:
 def test_without_tls_no_request_waits_until_the_head_of_its_answer_is_acknowledged() -> None:
     """A kernel puts that off for 40 ms when a connection is used again and the server sends head and body apart."""
     with Loopback(lambda _: Answer(project())) as server, api(server.url) as client:
-        client.project(1)
-        began = time.monotonic()
-        for _ in range(20):
+        took = []
+        for _ in range(21):
+            began = time.monotonic()
             client.project(1)
-        assert time.monotonic() - began < 20 * 0.02
+            took.append(time.monotonic() - began)
+        assert median(took) < 0.03
     assert {request.headers["Connection"] for request in server.received} == {"close"}
 
 

@@ -162,16 +162,17 @@ def test_a_variable_with_a_name_of_its_own_may_begin_as_the_others_do() -> None:
     assert (from_environment(**both).port, from_environment(**both).web_workers) == (1234, 3)
 
 
-def test_what_kubernetes_sets_for_a_service_of_our_name_is_no_mistake_and_changes_nothing() -> None:
+@pytest.mark.parametrize("service", ["ML_BACKEND", "ML_BACKEND_REDIS", "ML_BACKEND_PREDICTIONS"])
+def test_what_kubernetes_sets_for_a_service_of_our_name_is_no_mistake_and_changes_nothing(service: str) -> None:
     set_by_kubernetes = {
-        "ML_BACKEND_SERVICE_HOST": "10.0.0.7",
-        "ML_BACKEND_SERVICE_PORT": "9090",
-        "ML_BACKEND_SERVICE_PORT_HTTP": "9090",
-        "ML_BACKEND_PORT": "tcp://10.0.0.7:9090",
-        "ML_BACKEND_PORT_9090_TCP": "tcp://10.0.0.7:9090",
-        "ML_BACKEND_PORT_9090_TCP_PROTO": "tcp",
-        "ML_BACKEND_PORT_9090_TCP_PORT": "9090",
-        "ML_BACKEND_PORT_9090_TCP_ADDR": "10.0.0.7",
+        f"{service}_SERVICE_HOST": "10.0.0.7",
+        f"{service}_SERVICE_PORT": "9090",
+        f"{service}_SERVICE_PORT_HTTP": "9090",
+        f"{service}_PORT": "tcp://10.0.0.7:9090",
+        f"{service}_PORT_9090_TCP": "tcp://10.0.0.7:9090",
+        f"{service}_PORT_9090_TCP_PROTO": "tcp",
+        f"{service}_PORT_9090_TCP_PORT": "9090",
+        f"{service}_PORT_9090_TCP_ADDR": "10.0.0.7",
     }
     assert unknown_variables(set_by_kubernetes) == []
     assert from_environment(**set_by_kubernetes) == from_environment()

@@ -78,7 +78,7 @@ def check(services: Services, project_ids: Sequence[int]) -> Iterator[Finding]:
 
 def look(services: Services, api: LabelStudioApi, project_id: int, organizations: Sequence[Webhook]) -> Seen:
     """Ask both sides. Label Studio asks its connections for /health and /setup on the way."""
-    details = api.project(project_id)
+    details = api.project(project_id, counted=True)
     uid = details.project.uid or ""
     connections = api.connections(project_id)
     if any(one.state == "DI" for one in connections):

@@ -72,7 +72,8 @@ _ANNOTATION_FIELDS = (
 _LABELLED_FIELDS = ",".join(
     ("data", "annotations", *_ANNOTATION_FIELDS, *(f"annotations.{name}" for name in _ANNOTATION_FIELDS))
 )
-"""By both names: of any part of the answer, and of a part that ``expand`` names."""
+"""With the dot for the serializer that ``expand`` makes; without it for the task itself, and for a Label Studio that
+does not expand."""
 _PLAIN_FIELDS = "id,data,created_at,updated_at,is_labeled,predictions_model_versions"
 _PREDICTION_FIELDS = "id,predictions"
 _ID_FIELDS = "id"
@@ -133,10 +134,10 @@ class LabelStudioApi(ConnectionCalls):
 
         return read_one(who, read, "a user")
 
-    def project(self, project_id: int, *, counted: bool = True) -> ProjectDetails:
-        """Settings and all eight counters; 0.03 s at 5,000 tasks. `LabelStudioRefused` 404: gone, or not the key's.
+    def project(self, project_id: int, *, counted: bool = False) -> ProjectDetails:
+        """Its settings, and with ``counted`` all eight counters. `LabelStudioRefused` 404: gone, or not the key's.
 
-        ``counted`` False leaves the counters out, which take two thirds of that and grow with the project.
+        At 5,000 tasks 15 ms, 19 with the counters, and 30 with all that Label Studio knows of it.
         """
         wanted = (*_PROJECT_FIELDS, *(Counters.names() if counted else ()))
         answer = self._transport.json("GET", f"/api/projects/{project_id}/", parameters={"include": ",".join(wanted)})

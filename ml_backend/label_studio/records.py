@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 Read = TypeVar("Read")
 
 _MAYBE_CUT_FROM = 400
-"""Label Studio cuts the text of a task's annotation ids or versions at 500 characters, then drops quotes."""
+"""Label Studio cuts the text that lists a task's versions at 500 characters, then drops quotes."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,7 +44,6 @@ log = logging.getLogger(__name__)
 
 _MIRROR = "serving.json"
 _TRIES = 20
-_OUTDATED = "the store's note of what project %s serves is out of date: %s"
 
 
 @dataclass(frozen=True, slots=True)
@@ -329,16 +328,18 @@ class Registry:
                     return
                 alias = latest
         except (StoreUnavailable, Unavailable) as error:
-            log.warning(_OUTDATED, uid, error)
+            log.warning("the store's note of what project %s serves is out of date: %s", uid, error)
 
     def _mend_mirror(self, uid: str) -> None:
-        # It is out of date when the store was away during the last move.
+        # It is out of date when the store was away during the last move. Redis is right while it knows anything.
         try:
+            mirrored = self._mirrored(uid)  # first: what is promoted between the two has its note already, or writes it
             alias = self._aliases.read(uid)
-            if alias is not None and self._mirrored(uid) != alias:
-                self._write_mirror(uid, alias)
         except (StoreUnavailable, Unavailable) as error:
-            log.warning(_OUTDATED, uid, error)
+            log.warning("the store's note of what project %s serves could not be compared: %s", uid, error)
+            return
+        if alias is not None and mirrored != alias:
+            self._write_mirror(uid, alias)
 
     def _rebuild(self, uid: str) -> Alias | None:
         stored = self._stored_alias(uid)

@@ -109,7 +109,7 @@ def test_a_project_has_the_uid_and_counters_that_events_carry(
     first, second = driver.import_tasks(project, [{"text": "a"}, {"text": "b"}])
     driver.annotate(first, choices("yes"))
     driver.skip(second)
-    details = api.project(project)
+    details = api.project(project, counted=True)
     created = read_time(driver.project(project)["created_at"], "") or 0
     assert details.project.uid == f"{project}.{created // 1_000_000}"
     assert details.project.label_config == CONFIG
@@ -120,7 +120,7 @@ def test_a_project_has_the_uid_and_counters_that_events_carry(
 
 def test_a_project_is_the_same_without_its_counters(api: LabelStudioApi, driver: Driver, project: int) -> None:
     driver.import_tasks(project, [{"text": "a"}])
-    counted, uncounted = api.project(project), api.project(project, counted=False)
+    counted, uncounted = api.project(project, counted=True), api.project(project)
     assert uncounted == replace(counted, project=replace(counted.project, counters=None))
 
 
