@@ -1,4 +1,4 @@
-"""Starts, kills and restarts a real Label Studio 1.23.2; knows nothing of pytest, so that benchmarks use it too.
+"""Starts, kills and restarts a real Label Studio; knows nothing of pytest, so that benchmarks use it too.
 
 The package is installed by ``uvx`` at the first start (about a minute), later ones take some fifteen seconds.
 Everything it writes lies in one folder, it listens on loopback only, and sends nothing anywhere but to the backends and
@@ -25,7 +25,9 @@ import httpx
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-VERSION = "1.23.2"
+NEWEST = "1.23.2"
+VERSION = os.environ.get("ML_BACKEND_TEST_LABEL_STUDIO", NEWEST)
+"""The release that runs; another one than the newest to see what it does."""
 EMAIL = "lead@example.com"
 PASSWORD = "a-password-for-tests"
 

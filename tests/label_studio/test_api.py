@@ -15,7 +15,7 @@ from ml_backend.events import AnnotationsWritten, action_of, parse
 from ml_backend.fields import read_time
 from ml_backend.label_studio import LabelledTask, LabelStudioApi, StoredPrediction
 from tests.label_studio.driver import choices, choices_config
-from tests.label_studio.server import wait_for
+from tests.label_studio.server import NEWEST, VERSION, wait_for
 from tests.loopback import Answer, Loopback, Received
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def prediction(task: int, version: str = "v1", choice: str = "yes") -> StoredPre
 
 def test_a_personal_token_says_whose_it_is(api: LabelStudioApi, label_studio: RealLabelStudio) -> None:
     identity = api.check()
-    assert (identity.email, identity.token_kind, identity.release) == (label_studio.email, "personal", "1.23.2")
+    assert (identity.email, identity.token_kind, identity.release) == (label_studio.email, "personal", VERSION)
 
 
 def test_a_legacy_token_is_refused_with_what_to_do_and_works_once_allowed(
@@ -80,6 +80,7 @@ def test_a_legacy_token_is_refused_with_what_to_do_and_works_once_allowed(
             driver.legacy_tokens(enabled=False)
 
 
+@pytest.mark.skipif(VERSION != NEWEST, reason="older releases do not know a token that was just made as one to revoke")
 def test_a_revoked_personal_token_is_told(label_studio: RealLabelStudio, driver: Driver) -> None:
     with driver.invite("revoked@example.com") as person, LabelStudioApi(label_studio.base_url, person.token) as client:
         assert client.check().email == "revoked@example.com"
