@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING
 from pydantic import BaseModel, SecretStr
 from pydantic_core import PydanticUndefined
 
-from ml_backend.settings import SECRETS, PredictionSettings, PromoteSettings, Refit, RetrainSettings, Settings
+from ml_backend.settings import (
+    SECRETS,
+    PredictionSettings,
+    PromoteSettings,
+    Refit,
+    RetrainSettings,
+    Settings,
+    own_names,
+)
 
 TARGET = Path(__file__).with_name("settings.md")
 if TYPE_CHECKING:
@@ -63,12 +71,7 @@ def default_of(field: FieldInfo) -> str:
 
 def variables_of(name: str, field: FieldInfo) -> list[str]:
     """Every variable that sets it, the first first."""
-    alias = field.validation_alias
-    if alias is None:
-        return [f"ML_BACKEND_{name.upper()}"]
-    if isinstance(alias, str):
-        return [alias]
-    return [str(one) for one in getattr(alias, "choices", [])]
+    return own_names(field.validation_alias) or [f"ML_BACKEND_{name.upper()}"]
 
 
 def choices_of(annotation: object) -> str:

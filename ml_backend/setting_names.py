@@ -5,12 +5,12 @@ from __future__ import annotations
 import difflib
 from typing import TYPE_CHECKING
 
-from pydantic import AliasChoices, BaseModel
+from pydantic import BaseModel
 
-from ml_backend.settings import SECRETS, Settings, is_of_kubernetes
+from ml_backend.settings import SECRETS, Settings, is_of_kubernetes, own_names
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
 _OURS = "ML_BACKEND_"
 _LIKE = 0.75
@@ -40,14 +40,9 @@ def _hint(name: str, listed: list[str]) -> str:
     return f": is {rests[likest[0]]} meant?" if likest else ""
 
 
-def _variables_of(name: str) -> Iterator[str]:
+def _variables_of(name: str) -> list[str]:
     field = Settings.model_fields[name]
-    alias, group = field.validation_alias, field.annotation
-    if isinstance(alias, AliasChoices):
-        yield from (one for one in alias.choices if isinstance(one, str))
-    elif isinstance(alias, str):
-        yield alias
-    elif isinstance(group, type) and issubclass(group, BaseModel):
-        yield from (f"{_OURS}{name}_{one}".upper() for one in group.model_fields)
-    else:
-        yield f"{_OURS}{name}".upper()
+    group = field.annotation
+    if isinstance(group, type) and issubclass(group, BaseModel):
+        return [f"{_OURS}{name}_{one}".upper() for one in group.model_fields]
+    return own_names(field.validation_alias) or [f"{_OURS}{name}".upper()]

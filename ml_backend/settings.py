@@ -283,7 +283,7 @@ class Settings(BaseSettings):
             for name, value in overrides.items():
                 if value is not None:
                     # A variable under another name would win.
-                    for variable in _names(cls.model_fields[name].validation_alias):
+                    for variable in own_names(cls.model_fields[name].validation_alias):
                         given.pop(variable, None)
                     given[name] = value
             return cls(**given)
@@ -297,7 +297,7 @@ class Settings(BaseSettings):
     def _as_it_was_set(cls, name: str, environment: Mapping[str, str]) -> str:
         """The name by which a variable with several was set."""
         for field in cls.model_fields.values():
-            names = _names(field.validation_alias)
+            names = own_names(field.validation_alias)
             if name in names:
                 return next((one for one in names if environment.get(one)), name)
         return name
@@ -353,7 +353,8 @@ def is_of_kubernetes(name: str, value: str) -> bool:
     return _OF_SERVICES.match(f"{name}={value}") is not None
 
 
-def _names(alias: str | AliasChoices | AliasPath | None) -> list[str]:
+def own_names(alias: str | AliasChoices | AliasPath | None) -> list[str]:
+    """The variables by which a field with names of its own is set, the first first; none for the others."""
     if isinstance(alias, AliasChoices):
         return [one for one in alias.choices if isinstance(one, str)]
     return [alias] if isinstance(alias, str) else []
@@ -363,7 +364,7 @@ def _variable(location: tuple[int | str, ...]) -> str:
     parts = [str(part) for part in location]
     if parts and parts[0].isupper():
         return parts[0]
-    if len(parts) == 1 and (names := _names(Settings.model_fields[parts[0]].validation_alias)):
+    if len(parts) == 1 and (names := own_names(Settings.model_fields[parts[0]].validation_alias)):
         return names[0]
     return "ML_BACKEND_" + "_".join(parts).upper()
 

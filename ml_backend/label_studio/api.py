@@ -69,15 +69,21 @@ _ANNOTATION_FIELDS = (
     "parent_prediction",
     "updated_by",
 )
-_LABELLED_FIELDS = ",".join(
-    ("data", "annotations", *_ANNOTATION_FIELDS, *(f"annotations.{name}" for name in _ANNOTATION_FIELDS))
-)
-"""With the dot for the serializer that ``expand`` makes; without it for the task itself, and for a Label Studio that
-does not expand."""
-_PLAIN_FIELDS = "id,data,created_at,updated_at,is_labeled,predictions_model_versions"
-_PREDICTION_FIELDS = "id,predictions"
-_ID_FIELDS = "id"
-"""Without ``fields=all``, which takes a quarter longer: a filter by a column has that column computed."""
+# What is asked of each task. ``fields=all`` takes a quarter longer, and ids do without it: a filter by a column has
+# that column computed.
+_LABELLED = {
+    # With the dot for the serializer that ``expand`` makes; without it for the task itself, and for a Label Studio that
+    # does not expand.
+    "include": ",".join(
+        ("data", "annotations", *_ANNOTATION_FIELDS, *(f"annotations.{name}" for name in _ANNOTATION_FIELDS))
+    ),
+    "fields": "all",
+    # One serializer for all annotations of the page; otherwise one is made for each task: half of the time.
+    "expand": "annotations",
+}
+_PLAIN = {"include": "id,data,created_at,updated_at,is_labeled,predictions_model_versions", "fields": "all"}
+_PREDICTIONS = {"include": "id,predictions", "fields": "all"}
+_IDS = {"include": "id"}
 
 
 class LabelStudioApi(ConnectionCalls):
@@ -190,12 +196,12 @@ class LabelStudioApi(ConnectionCalls):
         Storage URLs in ``data`` stay as they are stored, as events carry them.
         """
         wanted = [_has_annotations(True), *_since(since_us)]
-        yield from self._pages(project_id, wanted, _LABELLED_FIELDS, read_labelled_task, after=after)
+        yield from self._pages(project_id, wanted, _LABELLED, read_labelled_task, after=after)
 
     def unlabelled_since(self, project_id: int, since_us: int) -> Iterator[list[int]]:
         """Pages of the ids of tasks updated since then that have no annotation: new, or they lost theirs."""
         wanted = [_has_annotations(False), *_since(since_us)]
-        yield from self._pages(project_id, wanted, _ID_FIELDS, read_task_id, largest=_LARGEST_ID_PAGE)
+        yield from self._pages(project_id, wanted, _IDS, read_task_id, largest=_LARGEST_ID_PAGE)
 
     def plain_tasks(
         self, project_id: int, *, after: int = 0, lacking: str | None = None, created_from_us: int | None = None
@@ -205,20 +211,20 @@ class LabelStudioApi(ConnectionCalls):
         ``lacking``: only those without a prediction of that version; ``created_from_us``: only those created since.
         """
         wanted = [*_lacking(lacking), *_since(created_from_us, "created_at")]
-        yield from self._pages(project_id, wanted, _PLAIN_FIELDS, read_plain_task, after=after)
+        yield from self._pages(project_id, wanted, _PLAIN, read_plain_task, after=after)
 
     def plain_tasks_by_id(
         self, project_id: int, ids: Sequence[int], *, lacking: str | None = None
     ) -> Iterator[list[PlainTask]]:
         """Pages of the given tasks without their annotations; deleted ones are missing. ``lacking`` as above."""
         for part in _parts(ids):
-            yield from self._pages(project_id, [_among(part), *_lacking(lacking)], _PLAIN_FIELDS, read_plain_task)
+            yield from self._pages(project_id, [_among(part), *_lacking(lacking)], _PLAIN, read_plain_task)
 
     def _pages(
         self,
         project_id: int,
         wanted: list[Filter],
-        fields: str,
+        asked: Mapping[str, str],
         read: Callable[[Mapping[str, object]], Read],
         *,
         after: int = 0,
@@ -232,11 +238,8 @@ class LabelStudioApi(ConnectionCalls):
             parameters: dict[str, str | int] = {
                 "project": project_id,
                 "page_size": size,
-                "include": fields,
-                **({"fields": "all"} if fields is not _ID_FIELDS else {}),
                 "resolve_uri": "false",
-                # One serializer for all annotations of the page; otherwise one is made for each task: half of the time.
-                **({"expand": "annotations"} if fields is _LABELLED_FIELDS else {}),
+                **asked,
                 "query": orjson.dumps(query).decode(),
             }
             try:
@@ -288,7 +291,7 @@ class LabelStudioApi(ConnectionCalls):
     def stored_predictions(self, project_id: int, version: str) -> Iterator[list[int]]:
         """Pages of the ids of that version's predictions, in the order of their tasks."""
         wanted = [_filter("predictions_model_versions", "contains", "List", [version])]
-        for page in self._pages(project_id, wanted, _PREDICTION_FIELDS, functools.partial(read_predictions, version)):
+        for page in self._pages(project_id, wanted, _PREDICTIONS, functools.partial(read_predictions, version)):
             yield sorted({one for ids in page for one in ids})
 
     def delete_prediction(self, prediction_id: int) -> None:
