@@ -81,7 +81,7 @@ def word_of(predictions: list[dict[str, Any]]) -> str:
 
 
 def server(client: redis.Redis, store: str | Path, **options: Any) -> PredictionServer:
-    return PredictionServer(Registry(store, client), make_model, client, poll_s=0.05, **options)
+    return PredictionServer(Registry(store, client), make_model, client, **{"poll_s": 0.05, **options})
 
 
 def main() -> None:

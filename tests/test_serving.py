@@ -60,6 +60,11 @@ def soon(what: Callable[[], object], seconds: float = 10.0) -> None:
         time.sleep(0.01)
 
 
+def wait_for_looks(serving: PredictionServer) -> None:
+    """Until it has looked for the first time which versions there are, and sleeps until the next look."""
+    soon(lambda: serving._revision is not None)
+
+
 def says(serving: PredictionServer, word: str) -> bool:
     answers = serving.predict(UID, tasks("hello"), CONFIG)[0]
     return bool(answers) and word_of(answers) == word
@@ -81,6 +86,19 @@ def test_the_first_version_serves_as_soon_as_it_is_promoted(serving: PredictionS
     assert prediction["model_version"] == name
     assert prediction["score"] == 0.5
     assert serving.served(UID) == name
+
+
+def test_what_setup_names_answers_at_once_although_there_was_nothing_to_serve_a_moment_ago(
+    redis_client: redis.Redis, store: Path, registry: Registry
+) -> None:
+    """Label Studio asks /setup and then for predictions; what comes back empty is not asked for again by itself."""
+    with server(redis_client, store, poll_s=0.5) as serving:
+        wait_for_looks(serving)
+        assert serving.predict(UID, tasks("a"), CONFIG) == [[]]
+        name = publish(registry, "one")
+        assert serving.served(UID) == name
+        [[prediction]] = serving.predict(UID, tasks("hello"), CONFIG)
+        assert prediction["model_version"] == name
 
 
 def test_setup_has_the_version_loaded_before_the_first_request(serving: PredictionServer, registry: Registry) -> None:

@@ -226,7 +226,7 @@ class PredictionServer:
     def _load_now(self, uid: str, deadline: float) -> _Loaded | None:
         with self._lock:
             stopped = self._stopped.get(uid)
-        if stopped is not None and time.monotonic() < stopped.until:
+        if stopped is not None and time.monotonic() < stopped.until and not self._is_new_here(stopped):
             return None
         turn = self._turn(uid)
         if not turn.acquire(timeout=max(0.0, deadline - time.monotonic())):
@@ -235,6 +235,16 @@ class PredictionServer:
             return self._of(uid) or self._load_first(uid)
         finally:
             turn.release()
+
+    def _is_new_here(self, stopped: _Stopped) -> bool:
+        """Whether there was nothing to serve, and aliases moved since the background thread looked.
+
+        `/setup` names a first version at once, and what Label Studio then gets empty it does not ask for again.
+        """
+        try:
+            return stopped.target is None and self._registry.revision() != self._revision
+        except Unavailable:
+            return False
 
     def _load_first(self, uid: str) -> _Loaded | None:
         moves = self._moves
