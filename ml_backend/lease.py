@@ -182,8 +182,8 @@ class _Watch:
                     renewed, renew_at = asked, asked + every
                 else:
                     answer = runs.look(self._lease)
-                if not answer.ok and runs.ended_by(self._lease):
-                    return  # the trainer has written the run's end, and may have something to do still
+                if not answer.ok and runs.released(self._lease):
+                    return  # the trainer gave it up itself, and may have something to do still
             except Unavailable:
                 if time.monotonic() - renewed >= runs.lease_s:
                     self._lose(f"Redis has not answered for {runs.lease_s:g} s")

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+LONG_LEASE = {"ML_BACKEND_LEASE": "120"}
+"""For tests that train in their own process: a keeper kills its trainer when the machine stands still for a lease."""
+
 _NO_PROXY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 

@@ -15,6 +15,7 @@ from ml_backend.errors import WorkerStopping
 from ml_backend.events import Annotation, AnnotationsDeleted, AnnotationsWritten, Project, Task
 from ml_backend.settings import Settings
 from ml_backend.testing import ListTrainingSet, labelled, trained
+from tests.running import LONG_LEASE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -92,7 +93,7 @@ class Probe(TrainingBackend):
 
 @pytest.fixture
 def services(redis_socket: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Services]:
-    environment = {"REDIS_URL": f"unix://{redis_socket}", "ML_BACKEND_DATA_DIR": str(tmp_path), "ML_BACKEND_LEASE": "3"}
+    environment = {"REDIS_URL": f"unix://{redis_socket}", "ML_BACKEND_DATA_DIR": str(tmp_path), **LONG_LEASE}
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     made = make_services(Settings.from_environment(environment), timeout_s=5)

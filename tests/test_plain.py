@@ -23,7 +23,7 @@ from ml_backend.plain_state import PlainState, WaitingEvent, line_of
 from ml_backend.settings import Settings
 from ml_backend.web import create_app
 from tests.faults.stage import Stage, annotation, click, deliver, kill, uid
-from tests.running import wait_until
+from tests.running import LONG_LEASE, wait_until
 from tests.wheel import CONFIG
 
 if TYPE_CHECKING:
@@ -110,6 +110,7 @@ def open_services(
             "ML_BACKEND_STORE": str(tmp_path / "store"),
             "ML_BACKEND_MODEL": str(model),
             "MODEL_DIR": str(tmp_path),
+            **LONG_LEASE,
             **settings,
         }
         for name, value in environment.items():

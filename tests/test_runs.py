@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -277,6 +277,28 @@ class TestHandingBack:
         dispatched = runs.dispatch(UID, NOW + 3, still_queued)
         assert dispatched is not None
         assert dispatched.run_id == lease.run_id
+
+    @pytest.mark.parametrize("outcome", ["succeeded", "failed", "cancelled"])
+    def test_a_lease_is_released_by_its_holders_own_end_of_the_run(self, runs: Runs, outcome: Any) -> None:
+        lease = begin(runs)
+        assert not runs.released(lease)
+        runs.finish(lease, outcome, reason="over", now=NOW)
+        assert runs.released(lease)
+
+    def test_a_lease_that_is_handed_back_is_released_and_the_next_attempts_is_not(self, runs: Runs) -> None:
+        lease = begin(runs)
+        runs.hand_back(lease, "a deploy", NOW)
+        again = begin(runs)
+        assert runs.released(lease)
+        assert not runs.released(again)
+
+    @pytest.mark.parametrize("cancelled", [False, True])
+    def test_a_lease_that_ran_out_is_lost_and_not_released(self, runs: Runs, cancelled: bool) -> None:
+        lease = begin(runs)
+        if cancelled:
+            runs.cancel(lease.run_id, NOW)
+        assert runs.expire(UID, NOW + 60) is not None
+        assert not runs.released(lease)
 
     def test_the_clock_is_told_when_the_back_off_ends(self, runs: Runs, redis_client: redis.Redis) -> None:
         begin(runs)

@@ -16,7 +16,7 @@ from ml_backend.bootstrap import Services, make_services
 from ml_backend.registry import Registry
 from ml_backend.settings import Settings
 from tests.disks import small_disk
-from tests.running import wait_until
+from tests.running import LONG_LEASE, wait_until
 from tests.test_training import CONFIG, UID, Switchable, annotate, run
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ def open_services(
             "ML_BACKEND_DATA_DIR": str(tmp_path),
             "ML_BACKEND_STORE": str(store),
             "ML_BACKEND_MODEL": "tests.models.counting:CountingModel",
+            **LONG_LEASE,
         }
         for name, value in environment.items():
             monkeypatch.setenv(name, value)

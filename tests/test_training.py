@@ -24,6 +24,7 @@ from ml_backend.state import State
 from ml_backend.training.run import Trainer
 from ml_backend.worker.horse import TimeLimit
 from tests.models.counting import CountingModel
+from tests.running import LONG_LEASE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -78,7 +79,7 @@ def switchable_services(
     socket: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch, **more: str
 ) -> Iterator[Services]:
     """All parts, over an emptied Redis, with nothing that goes wrong yet; commands are told the same."""
-    environment = {"REDIS_URL": f"unix://{socket}", "ML_BACKEND_DATA_DIR": str(data_dir), **more}
+    environment = {"REDIS_URL": f"unix://{socket}", "ML_BACKEND_DATA_DIR": str(data_dir), **LONG_LEASE, **more}
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     made = make_services(Settings.from_environment(environment), timeout_s=5)
@@ -91,7 +92,7 @@ def switchable_services(
 
 @pytest.fixture
 def services(redis_socket: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Services]:
-    with switchable_services(redis_socket, tmp_path, monkeypatch, ML_BACKEND_LEASE="3") as made:
+    with switchable_services(redis_socket, tmp_path, monkeypatch) as made:
         yield made
 
 

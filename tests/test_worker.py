@@ -293,6 +293,15 @@ class TestStopped:
         stage.worker("quick")
         assert stage.over(run_id).attempts == 2
 
+    def test_who_handed_its_run_back_is_let_be_until_it_ends(self, stage: Stage) -> None:
+        worker = stage.worker("listens-and-lingers")
+        stage.ask()
+        stage.training()
+        worker.terminate()
+        assert worker.wait(5) == 0
+        assert stage.noted("lingered")
+        assert "killing" not in (stage.folder / "worker.log").read_text()
+
     def test_a_stop_that_reaches_the_whole_group_does_the_same(self, stage: Stage) -> None:
         worker = stage.worker("listens")
         run_id = stage.ask()
@@ -328,6 +337,15 @@ class TestCancelled:
         assert stage.runs.cancel(run_id, stage.runs.time()) == "cancelling"
         assert stage.over(run_id).status == "cancelled"
         assert stage.noted("cancelled")
+
+    def test_who_ended_as_cancelled_is_let_be_until_it_ends(self, stage: Stage) -> None:
+        stage.worker("listens-and-lingers")
+        run_id = stage.ask()
+        stage.training()
+        stage.runs.cancel(run_id, stage.runs.time())
+        assert stage.over(run_id).status == "cancelled"
+        eventually(lambda: stage.noted("lingered"), "its own end")
+        assert "killing" not in (stage.folder / "worker.log").read_text()
 
     @pytest.mark.parametrize("kind", ["deaf", "hangs-in-c"])
     def test_training_that_does_not_listen_is_killed_after_the_grace(self, stage: Stage, kind: str) -> None:

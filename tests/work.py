@@ -63,9 +63,11 @@ def train(worker: str, *, uid: str, run_id: str) -> None:
         except WorkerStopping:
             runs.hand_back(lease, "its worker was asked to stop", runs.time())
             note("handed-back")
+            _linger(runs, kind)
         except RunCancelled:
             runs.finish(lease, "cancelled", reason="cancelled", now=runs.time())
             note("cancelled")
+            _linger(runs, kind)
         except LeaseLost:
             note("lost")
         else:
@@ -75,8 +77,16 @@ def train(worker: str, *, uid: str, run_id: str) -> None:
 def _end(runs: Runs, lease: Lease, kind: str) -> None:
     if kind != "forgets":
         note("finished", runs.finish(lease, "succeeded", reason="trained", now=runs.time()))
+    _linger(runs, kind)
+
+
+def _linger(runs: Runs, kind: str) -> None:
+    """Stay for longer than its keeper may look away, and for less than the worker waits for who ended by itself."""
     if kind == "lingers":
         time.sleep(2 * runs.lease_s)
+        note("lingered")
+    elif kind == "listens-and-lingers":
+        time.sleep(0.45 * runs.lease_s)
         note("lingered")
 
 
@@ -94,7 +104,7 @@ def _train(kind: str, keeper: LeaseKeeper) -> None:
         _ignore_everything()
     elif kind == "has-a-child":
         _have_a_child()
-    if kind in {"listens", "has-a-child"}:
+    if kind in {"listens", "listens-and-lingers", "has-a-child"}:
         while True:
             keeper.stop_if_asked()
             time.sleep(0.02)

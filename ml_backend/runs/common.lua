@@ -36,6 +36,11 @@ local function holds(id, token, nonce)
     return running[1] == id and running[2] == token and running[3] == nonce
 end
 
+-- Its holder says so itself: whoever watches over it has nothing to do any more.
+local function release(id, nonce)
+    redis.call('HSET', record(id), 'released', nonce)
+end
+
 -- Write a run's end: its record, the history, the summary. The caller removes it from waiting or running.
 local function close(id, status, ending, failure, traceback, details)
     redis.call('HSET', record(id), 'status', status, 'ended', NOW, 'updated', NOW, 'ending', ending,
@@ -44,7 +49,7 @@ local function close(id, status, ending, failure, traceback, details)
     local fields = redis.call('HGETALL', record(id))
     local entry = {}
     for i = 1, #fields, 2 do
-        if fields[i] ~= 'traceback' and fields[i] ~= 'nonce' then
+        if fields[i] ~= 'traceback' and fields[i] ~= 'nonce' and fields[i] ~= 'released' then
             entry[fields[i]] = fields[i + 1]
         end
     end

@@ -9,6 +9,7 @@ if not holds(id, ARGV[5], ARGV[6]) then
     return (ended[1] == ARGV[5] and ended[2] == ARGV[6] and ended[3] == status) and 1 or 0
 end
 redis.call('DEL', RUNNING)
+release(id, ARGV[6])
 close(id, status, ARGV[8], ARGV[9], ARGV[10], ARGV[11])
 if status == 'succeeded' then
     redis.call('HSET', SUMMARY, 'failures', '0')

@@ -20,6 +20,9 @@ elseif not holds(ARGV[5], ARGV[6], ARGV[7]) then
     return {''}
 end
 redis.call('DEL', RUNNING)
+if how == 'hand_back' then
+    release(id, ARGV[7])
+end
 local losses = tonumber(redis.call('HGET', record(id), 'losses') or '0')
 if running[4] == '1' then
     close(id, 'cancelled', 'cancelled; ' .. message, '', '', '{}')

@@ -130,12 +130,10 @@ class Runs:
         """Return whether the lease's fencing token is still the project's current one."""
         return self.look(lease).ok
 
-    def ended_by(self, lease: Lease) -> bool:
-        """Whether the run ended under this lease, by its holder's own word: then nothing was lost with it."""
+    def released(self, lease: Lease) -> bool:
+        """Whether the lease was given up by its holder's own word, with an end or handed back: it was not lost."""
         with answering():
-            stored = self._record(lease.run_id)
-        proof = (stored.get("token"), stored.get("nonce"))
-        return proof == (str(lease.token), lease.nonce) and stored.get("status") in {"succeeded", "failed"}
+            return self._record(lease.run_id).get("released") == lease.nonce
 
     def progress(self, lease: Lease, phase: str, fraction: float, message: str, now: float) -> bool:
         """Record how far the run is (`fraction` 0 to 1); False when the lease is lost, and nothing is written."""

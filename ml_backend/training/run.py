@@ -133,7 +133,7 @@ class Trainer:
         try:
             self._train(attempt, directory)
         except RunTimedOut:
-            if self._runs.ended_by(attempt.lease):
+            if self._runs.released(attempt.lease):
                 return  # the clock sees to what would have followed
             if (made := self._version_of(attempt.lease)) is None:
                 raise

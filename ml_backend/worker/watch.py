@@ -28,7 +28,7 @@ class RunWatch:
         self._worker = worker
         self._limit_s = int(job.timeout or 0)
         self._look_at = 0.0
-        self._held = False
+        self._held: Lease | None = None
         self._gone_at: float | None = None
         self.every_s = min(1.0, runs.lease_s / 3)
         self._attempts = self._attempts_so_far()
@@ -42,17 +42,16 @@ class RunWatch:
             return False
         self._look_at = at + self._runs.lease_s / 3
         try:
-            if self._runs.holder(self._uid, self.run_id, self._worker) is not None:
-                self._held, self._gone_at = True, None
+            if (lease := self._runs.holder(self._uid, self.run_id, self._worker)) is not None:
+                self._held, self._gone_at = lease, None
                 return False
-            run = self._runs.get(self.run_id) if self._held else None
+            if self._held is None or (run := self._runs.get(self.run_id)) is None or run.status == "succeeded":
+                return False
+            if not self._runs.released(self._held):
+                return True
         except (Unavailable, ValueError):
             return False
-        if run is None or run.status == "succeeded":
-            return False
-        if not run.over or run.status == "lost":
-            return True
-        # It may have ended the run itself a moment ago.
+        # It gave the run up itself, and may still tidy up.
         self._gone_at = self._gone_at or at
         return at - self._gone_at > self._runs.lease_s
 
