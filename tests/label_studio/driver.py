@@ -84,6 +84,10 @@ class Driver:
             browser.post(path, data=form, headers={"Referer": self.base_url}).raise_for_status()
         return Driver(self.base_url, personal_token(self.base_url, email, password))
 
+    def delete_person(self, person: int) -> None:
+        """Their annotations stay, and are nobody's."""
+        self.call("DELETE", f"/api/users/{person}/")
+
     def me(self) -> JsonObject:
         return self.call("GET", "/api/current-user/whoami")
 
@@ -227,6 +231,10 @@ class Driver:
     def annotate(self, task: int, result: Result, **fields: Any) -> JsonObject:
         """Submit. Fields are Label Studio's: ``parent_prediction``, ``ground_truth``, ``lead_time``…"""
         return self.call("POST", f"/api/tasks/{task}/annotations/", json={"result": result, "lead_time": 1.5, **fields})
+
+    def annotate_without_result(self, task: int) -> JsonObject:
+        """Its ``result`` is null, which Label Studio takes only where none is sent."""
+        return self.call("POST", f"/api/tasks/{task}/annotations/", json={"lead_time": 1.5})
 
     def skip(self, task: int) -> JsonObject:
         return self.annotate(task, [], was_cancelled=True)

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import uuid
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -17,7 +18,7 @@ from ml_backend.counters import DerivedCounters
 from ml_backend.embedded import PrivateValkey
 from ml_backend.state import State
 from ml_backend.state.keys import Keys
-from ml_backend.state.packing import SKIPPED, task_of, unpack_annotation, unpack_task
+from ml_backend.state.packing import HAS_RESULT, SKIPPED, task_of, unpack_annotation, unpack_task
 from tests.label_studio.driver import Driver, choices, choices_config
 from tests.running import RunningBackend, wait_until
 
@@ -102,7 +103,8 @@ def ours(backend: RunningBackend, uid: str) -> dict[str, Any]:
     annotations = {}
     for raw_id, value in store.hgetall(keys.of(uid, "annotations")).items():
         flags, one = unpack_annotation(int(raw_id), value)
-        annotations[one.id] = (task_of(value), bool(flags & SKIPPED), one.ground_truth, one.result, one.completed_by)
+        result = one.result if flags & HAS_RESULT else None
+        annotations[one.id] = (task_of(value), bool(flags & SKIPPED), one.ground_truth, result, one.completed_by)
     tasks = {
         int(raw_id): unpack_task(int(raw_id), value)["data"]
         for raw_id, value in store.hgetall(keys.of(uid, "tasks")).items()
@@ -113,13 +115,24 @@ def ours(backend: RunningBackend, uid: str) -> dict[str, Any]:
     return {"annotations": annotations, "tasks": tasks, "counters": counters}
 
 
+def person(annotation: dict[str, Any]) -> str | None:
+    """Nobody where the person was deleted."""
+    return None if annotation["completed_by"] is None else str(annotation["completed_by"])
+
+
 def theirs(driver: Driver, project: int) -> dict[str, Any]:
     """The same as Label Studio's API tells it."""
     tasks = [task for task in driver.tasks(project) if task["annotations"]]
     details = driver.project(project)
     return {
         "annotations": {
-            one["id"]: (task["id"], one["was_cancelled"], one["ground_truth"], one["result"], str(one["completed_by"]))
+            one["id"]: (
+                task["id"],
+                one["was_cancelled"],
+                one["ground_truth"],
+                one["result"],
+                person(one),
+            )
             for task in tasks
             for one in task["annotations"]
         },
@@ -221,6 +234,30 @@ def test_what_happened_while_the_backend_was_killed_is_made_up_for(
     wait_for_equality(driver, project, again, uid)
     assert len(theirs(driver, project)["annotations"]) > 200
     assert state(again).load(uid).drift == {}  # type: ignore[union-attr]
+
+
+def test_annotations_without_a_result_and_of_people_who_were_deleted_are_kept_as_label_studio_has_them(
+    driver: Driver, start: Callable[..., RunningBackend]
+) -> None:
+    backend = start()
+    project, uid = connected(driver, backend)
+    seen, silent, unseen, kept = driver.import_tasks(project, texts(4))
+    with driver.invite(f"leaves-{uuid.uuid4().hex[:8]}@example.com") as leaving:
+        leaving.annotate(seen, choices("letter"))
+        leaving.annotate_without_result(silent)
+        deaf(driver, project, yes=True)
+        leaving.annotate_without_result(unseen)
+        driver.annotate(kept, [])
+        driver.delete_person(leaving.me()["id"])
+    wanted = theirs(driver, project)
+    assert [(one[3] is None, one[4] is None) for one in wanted["annotations"].values()] == [
+        (False, True),
+        (True, True),
+        (True, True),
+        (False, False),
+    ]
+    assert cli(backend, "sync", uid, "--complete", "--watch").returncode == 0
+    assert ours(backend, uid) == wanted
 
 
 def test_lost_events_are_noticed_by_the_counters_of_the_next_one(
