@@ -180,6 +180,18 @@ class ModelLabelStudio:
             )
         ]
 
+    def delete_predictions(self) -> list[Payload]:
+        """All of them, by hand or with their version: who began as one names it no more, and no date moves."""
+        for one in self.annotations.values():
+            self.annotations[one.id] = replace(one, prediction=None)
+        return []
+
+    def delete_person(self) -> list[Payload]:
+        """The only one: what they saved was saved by nobody, and no date moves."""
+        for one in self.annotations.values():
+            self.annotations[one.id] = replace(one, updated_by=None)
+        return []
+
     def update(self, annotation: int, **changes: Any) -> list[Payload]:
         """Update, Skip, undo a skip, or set or remove the ground truth mark (fact 18)."""
         old = self.annotations[annotation]

@@ -14,7 +14,7 @@ import time
 import tracemalloc
 from itertools import count
 from statistics import median
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
@@ -423,7 +423,28 @@ def test_all_annotations_of_a_page_come_from_one_serializer() -> None:
 def test_every_task_is_read_once_and_pages_grow() -> None:
     with Loopback(data_manager(2345)) as server, api(server.url) as client:
         assert read_all(client) == list(range(1, 2346))
-    assert len(server.received) == 4
+    assert len(server.received) == 5
+
+
+def test_a_task_that_comes_in_between_count_and_page_pushes_none_out() -> None:
+    """Label Studio counts, and reads as many tasks as it counted: with one more among them the last one is missing."""
+    answering = data_manager(5)
+
+    def labelled_meanwhile(request: Received) -> Answer:
+        made = answering(request)
+        if len(server.received) == 1:
+            made.body["tasks"].pop()
+            made.body["total"] = 4
+        return made
+
+    with Loopback(labelled_meanwhile) as server, api(server.url) as client:
+        assert read_all(client) == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("answer", [{"tasks": []}, {"tasks": [], "total": "0"}, [], {"total": 3}])
+def test_a_list_without_its_total_is_an_error_and_no_end(answer: Any) -> None:
+    with Loopback(lambda _: Answer(answer)) as server, api(server.url) as client, pytest.raises(LabelStudioError):
+        read_all(client)
 
 
 def test_reading_goes_on_after_a_given_task() -> None:

@@ -90,6 +90,47 @@ def test_it_knows_accepted_predictions_that_no_event_told_of(studio: ModelLabelS
     follower.check()
 
 
+def test_what_was_accepted_in_bulk_stays_so_when_its_prediction_is_deleted(
+    studio: ModelLabelStudio, follower: Follower
+) -> None:
+    follower.hear(only(studio.accept_predictions([1, 2], "Positive")))
+    studio.delete_predictions()
+    assert all(one.payload["parent_prediction"] is None for one in studio.annotations.values())
+    follower.sync()
+    project = follower.project()
+    assert project is not None
+    assert (project.bulk_accepted, project.training.trainable) == (2, 0)
+    follower.hear(only(studio.update(1, label="Negative")))
+    follower.sync()
+    project = follower.project()
+    assert project is not None
+    assert (project.bulk_accepted, project.training.trainable) == (1, 1)
+
+
+def test_what_a_person_submitted_stays_so_when_the_person_is_deleted(
+    studio: ModelLabelStudio, follower: Follower
+) -> None:
+    follower.hear(only(studio.create(1, "Positive", prediction=7)))
+    studio.delete_person()
+    assert studio.annotations[1].payload["updated_by"] is None
+    follower.sync()
+    project = follower.project()
+    assert project is not None
+    assert (project.bulk_accepted, project.training.trainable) == (0, 1)
+
+
+def test_what_was_changed_once_more_than_events_told_is_taken_from_it(
+    studio: ModelLabelStudio, follower: Follower
+) -> None:
+    follower.hear(only(studio.create(1, "Positive", ground_truth=True)))
+    sync = follower.begin()
+    follower.hear(only(studio.update(1, label="Negative")))
+    studio.update(1, label="Neither")
+    page, between = follower.fetch(0, 10)
+    follower.syncs.apply(sync, page, follower.now, between=between)
+    follower.check()
+
+
 def test_what_an_event_changed_after_it_began_is_not_overwritten(studio: ModelLabelStudio, follower: Follower) -> None:
     follower.hear(only(studio.create(1, "Positive")))
     sync = follower.begin()

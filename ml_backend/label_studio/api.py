@@ -68,6 +68,7 @@ _ANNOTATION_FIELDS = (
     "ground_truth",
     "parent_prediction",
     "updated_by",
+    "lead_time",
 )
 # What is asked of each task. ``fields=all`` takes a quarter longer, and ids do without it: a filter by a column has
 # that column computed.
@@ -196,7 +197,7 @@ class LabelStudioApi(ConnectionCalls):
         Storage URLs in ``data`` stay as they are stored, as events carry them.
         """
         wanted = [_has_annotations(True), *_since(since_us)]
-        yield from self._pages(project_id, wanted, _LABELLED, read_labelled_task, after=after)
+        yield from self._pages(project_id, wanted, _LABELLED, read_labelled_task, after=after, certain=True)
 
     def unlabelled_since(self, project_id: int, since_us: int) -> Iterator[list[int]]:
         """Pages of the ids of tasks updated since then that have no annotation: new, or they lost theirs."""
@@ -229,8 +230,13 @@ class LabelStudioApi(ConnectionCalls):
         *,
         after: int = 0,
         largest: int = LARGEST_PAGE,
+        certain: bool = False,
     ) -> Iterator[list[Read]]:
-        """Pages of the Data Manager's list. One that takes too long or is too large is asked for again at a quarter."""
+        """Pages of the Data Manager's list. One that takes too long or is too large is asked for again at a quarter.
+
+        ``certain``: the end is where a page is empty. The total is counted before the page is read, which then ends at
+        that number: a task that came in between pushes out the last one.
+        """
         size = min(_FIRST_PAGE, largest)
         while True:
             filters = {"conjunction": "and", "items": [*wanted, _filter("id", "greater", "Number", after)]}
@@ -254,11 +260,13 @@ class LabelStudioApi(ConnectionCalls):
             tasks = answer.get("tasks") if isinstance(answer, dict) else None
             page = read_list(tasks, read, "tasks")
             total = answer.get("total") if isinstance(answer, dict) else None
-            if not isinstance(tasks, list) or not isinstance(total, int) or not page:
+            if not isinstance(tasks, list) or not isinstance(total, int):
+                raise LabelStudioError("Label Studio answered /api/tasks/ without the total of its tasks")
+            if not page:
                 return
             yield page
             # Not a short page, the total says that it was the last: servers may limit the page's size below ours.
-            if len(page) >= total:
+            if len(page) >= total and not certain:
                 return
             after = max(after + 1, *(read_id(task["id"], "task.id") for task in tasks))
             size = max(1, min(largest, size * 4, len(page) * _PAGE_BYTES // max(1, length)))

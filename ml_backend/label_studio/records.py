@@ -154,13 +154,15 @@ def read_labelled_task(entry: Mapping[str, object]) -> LabelledTask:
     """Read a task of the Data Manager with its annotations.
 
     An annotation that nobody saved by hand has no ``updated_by``: with a parent prediction it was accepted in bulk and
-    never touched since (fact 21); without one it was imported. An annotator's Submit always sets it.
+    never touched since (fact 21); without one it was imported. An annotator's Submit always sets it. It is null again
+    once that person is deleted, but the time that the Submit took stays.
     """
     task = parse_task(entry, "task")
     annotations: list[Annotation] = []
     for index, annotation in enumerate(_objects(entry.get("annotations"), "task.annotations")):
         at = f"task.annotations[{index}]."
-        annotations.append(parse_annotation(annotation, at, task.id, bulk=annotation.get("updated_by") is None))
+        unsaved = annotation.get("updated_by") is None and annotation.get("lead_time") is None
+        annotations.append(parse_annotation(annotation, at, task.id, bulk=unsaved))
     return LabelledTask(task, tuple(annotations))
 
 

@@ -42,6 +42,7 @@ local from_sync = false -- what Label Studio's API says: it wins, and brings the
 local stale = 0
 local update = {}
 local function set(name, value) update[#update + 1] = name; update[#update + 1] = value end
+local dataless = false
 -- What changes nothing writes nothing: the disk is not waited for.
 local function save() if #update > 0 then redis.call('HSET', meta_key, unpack(update)) end end
 -- The clock looks at the project, at the latest now.
@@ -56,6 +57,7 @@ if not known[1] then
 end
 
 local function has(flags, bit) return math.floor(flags / bit) % 2 == 1 end
+local function origin(flags) return math.floor(flags / 8) % 4 * 8 end
 local function is_useful(flags) return has(flags, 4) and not has(flags, 1) and not has(flags, 2) end
 local function count(flags, sign)
   if has(flags, 1) then skipped = skipped + sign else total = total + sign end
@@ -216,12 +218,15 @@ local function write(id, task, created, updated, flags, body)
     c, u, t, f, at = header(old)
     t = text(t)
   end
-  -- What has the id now was made after what the event told of (fact 5).
-  if is_touched(id) and not (c > 0 and created > c) then
+  -- What has the id now was made after what the event told of (fact 5), or was changed once more, of which no event came.
+  if is_touched(id) and not (c > 0 and (created > c or (created == c and u > 0 and updated > u))) then
     if not has(flags, 2) then unmark(id, task, created, updated) end
     return
   end
   if is_touched('r' .. id .. ':' .. text(created)) then return end
+  -- Nobody saved it since. That it began as a prediction, and whether a person saved it, Label Studio forgets with the
+  -- prediction and with the person; its dates stay.
+  if from_sync and c > 0 and created == c and updated == u then flags = flags - origin(flags) + origin(f) end
   local born = has(flags, 32)
   if born then flags = flags - 32 end
   local claims = has(flags, 2) and not from_sync
@@ -246,7 +251,7 @@ local function write(id, task, created, updated, flags, body)
     remove(id, t, f, t == task)
     old = nil
   end
-  if (claims and not take_mark(task, id, dated, old and has(f, 2), born or (old and not has(f, 2)))) or (has(flags, 2) and is_touched('g' .. task)) then
+  if (claims and not take_mark(task, id, dated, old and has(f, 2), born or (old and not has(f, 2)))) or (has(flags, 2) and is_touched('g' .. task) and not (old and has(f, 2))) then
     flags = flags - 2
     same = old and f == flags and t == task and string.sub(old, at) == body
   end
@@ -272,7 +277,10 @@ local function write(id, task, created, updated, flags, body)
   count(flags, 1)
   redis.call('HSET', annotations, id, pack(created, updated, task, flags, body))
   revived('a' .. id)
-  if redis.call('HEXISTS', tasks, task) == 0 then set('dataless', ARGV[1]) end
+  if redis.call('HEXISTS', tasks, task) == 0 and not dataless then
+    dataless = true
+    set('dataless', ARGV[1])
+  end
   change(id)
 end
 

@@ -121,6 +121,10 @@ class Driver:
         """How many stored predictions each version has."""
         return self.call("GET", f"/api/projects/{project}/model-versions/")
 
+    def delete_model_version(self, project: int, version: str) -> None:
+        """Its predictions go; who began as one of them says so no more."""
+        self.call("DELETE", f"/api/projects/{project}/model-versions/", json={"model_version": version})
+
     # Connections and webhooks
 
     def connect(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import uuid
 from dataclasses import replace
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -215,6 +216,21 @@ def test_bulk_accepted_predictions_are_told_from_submitted_ones(
         edited: False,
     }
     assert all(task.annotations[0].parent_prediction is not None for task in read.values())
+
+
+def test_who_is_deleted_leaves_no_accepted_predictions_behind(
+    api: LabelStudioApi, driver: Driver, project: int
+) -> None:
+    submitted, accepted = driver.import_tasks(project, [{"text": "a"}, {"text": "b"}])
+    api.import_predictions(project, [prediction(one) for one in (submitted, accepted)])
+    with driver.invite(f"leaves-{uuid.uuid4().hex[:8]}@example.com") as leaving:
+        stored = driver.predictions(task=submitted)[0]["id"]
+        leaving.annotate(submitted, choices("yes"), parent_prediction=stored)
+        leaving.predictions_to_annotations(project, [accepted])
+        driver.delete_person(leaving.me()["id"])
+    read = everything(api, project)
+    assert [read[task].annotations[0].completed_by for task in (submitted, accepted)] == [None, None]
+    assert [read[task].annotations[0].bulk_accepted for task in (submitted, accepted)] == [False, True]
 
 
 def test_a_change_is_found_by_the_tasks_time(api: LabelStudioApi, driver: Driver, project: int) -> None:

@@ -260,6 +260,25 @@ def test_annotations_without_a_result_and_of_people_who_were_deleted_are_kept_as
     assert ours(backend, uid) == wanted
 
 
+def test_accepted_predictions_are_not_trained_on_although_label_studio_forgets_that_they_were_some(
+    driver: Driver, start: Callable[..., RunningBackend]
+) -> None:
+    backend = start()
+    project, uid = connected(driver, backend)
+    tasks = driver.import_tasks(project, texts(3))
+    guesses = [{"task": one, "result": choices("letter"), "model_version": "a guess"} for one in tasks]
+    driver.import_predictions(project, guesses)
+    driver.predictions_to_annotations(project, tasks)
+    wait_until(lambda: state(backend).load(uid).bulk_accepted == 3, 30, "the accepted ones")  # type: ignore[union-attr]
+    driver.delete_model_version(project, "a guess")
+    left = [one for task in driver.tasks(project) for one in task["annotations"]]
+    assert [one["parent_prediction"] for one in left] == [None] * 3
+    assert cli(backend, "sync", uid, "--complete", "--watch").returncode == 0
+    known = state(backend).load(uid)
+    assert known is not None
+    assert (known.bulk_accepted, known.training.trainable) == (3, 0)
+
+
 def test_lost_events_are_noticed_by_the_counters_of_the_next_one(
     driver: Driver, start: Callable[..., RunningBackend]
 ) -> None:
