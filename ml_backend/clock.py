@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from ml_backend import policy
 from ml_backend.errors import BadInput, Unavailable
-from ml_backend.event_way import CLICK
+from ml_backend.event_way import CLICK, cancel_runs
 from ml_backend.label_config import outdated, parse_label_config
 from ml_backend.state.due import FARTHEST_S
 
@@ -86,9 +86,7 @@ class Clock:
         if project is None:
             return now + IDLE_S
         if project.deleted_at is not None:
-            if self._purge is not None and self._purge(uid, now):
-                log.info("project %s: deleted long ago: its training set is thrown away", uid)
-            return now + IDLE_S
+            return self._deleted(uid, now)
         if project.training.paused and policy.changed_since_last_run(project.training) and self._runs.resume(uid, now):
             self._say(uid, "resumed", "the training set changed: automatic training goes on", now)
         standing = self._runs.standing(uid, now)
@@ -102,6 +100,16 @@ class Clock:
         if after.look_at is not None:
             looks.append(after.look_at)
         return max(min(looks), now + 0.05)
+
+    def _deleted(self, uid: str, now: float) -> float:
+        # An event that was on its way when the project was deleted may have asked for a run after all.
+        standing = cancel_runs(self._runs, uid, now, "the project was deleted, or is not connected any more")
+        if standing.lease_expires_at is not None:
+            # Without its lease the run would never come to an end.
+            return max(min(standing.lease_expires_at, now + IDLE_S), now + 0.05)
+        if self._purge is not None and self._purge(uid, now):
+            log.info("project %s: deleted long ago: its training set is thrown away", uid)
+        return now + IDLE_S
 
     def _waiting(self, project: ProjectState, waiting: Run, standing: Standing, now: float) -> float:
         if waiting.trigger == CLICK and not waiting.click and waiting.attempts == 0:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ml_backend.events import Event
-    from ml_backend.runs import Requested, Runs
+    from ml_backend.runs import Requested, Runs, Standing
     from ml_backend.state import ProjectState, Recorded, State
 
 log = logging.getLogger(__name__)
@@ -160,8 +160,14 @@ def _say(uid: str, asked: Requested, action: str, reason: str) -> None:
 
 def forget(state: State, runs: Runs, uid: str, now: float, why: str = "the project was deleted") -> None:
     """A project is gone: cancel what waits and runs, and mark it deleted."""
+    cancel_runs(runs, uid, now, why)
+    state.mark(uid, deleted_at=now)
+
+
+def cancel_runs(runs: Runs, uid: str, now: float, why: str) -> Standing:
+    """Cancel what waits and runs; returns how they stood before."""
     standing = runs.standing(uid, now)
     for run in (standing.waiting, standing.running):
         if run is not None:
             runs.cancel(run.id, now, why)
-    state.mark(uid, deleted_at=now)
+    return standing

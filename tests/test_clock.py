@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -459,6 +459,43 @@ def test_a_deleted_project_is_left_alone_and_thrown_away_in_its_time(valkey: red
     assert pace.queued == 0
     assert asked.projects == []
     assert {uid for uid, _ in purged} == {pace.uid}
+
+
+def test_a_run_that_an_event_asks_for_while_its_project_is_deleted_is_cancelled(
+    pace: Pace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pace.submit()
+    plain = pace.runs.request
+
+    def request(*arguments: Any, **named: Any) -> Any:
+        monkeypatch.undo()
+        pace.way.handle("PROJECT_DELETED", {"id": pace.studio.project_id})
+        return plain(*arguments, **named)
+
+    monkeypatch.setattr(pace.runs, "request", request)
+    run_id = pace.hear(pace.studio.click())["job"]
+    assert pace.waiting == run_id
+    pace.wait(TICK_S)
+    run = pace.runs.get(run_id)
+    assert run is not None
+    assert (run.status, run.ending) == ("cancelled", "the project was deleted, or is not connected any more")
+
+
+def test_what_is_kept_of_a_deleted_project_stays_until_its_last_run_has_come_to_an_end(valkey: redis.Redis) -> None:
+    purged: list[str] = []
+    pace = Pace(valkey, purge=lambda uid, _now: bool(purged.append(uid)) or True)
+    pace.submit(10)
+    pace.wait(2.4)
+    lease = pace.start()
+    pace.state.mark(pace.uid, deleted_at=pace.now)
+    pace.pass_running(lease, 20)
+    assert pace.runs.look(lease).cancelled
+    assert purged == []
+    pace.wait(16)
+    run = pace.runs.get(lease.run_id)
+    assert run is not None
+    assert run.status == "cancelled", "its worker fell silent"
+    assert set(purged) == {pace.uid}
 
 
 def test_one_broken_project_does_not_stop_the_others(valkey: redis.Redis, caplog: pytest.LogCaptureFixture) -> None:

@@ -571,6 +571,41 @@ def test_what_a_killed_attempt_left_in_the_work_folder_is_removed_by_the_next_ru
     assert [one.name for one in work.iterdir()] == ["77-1795333883-1-1"]
 
 
+def test_somebody_keeps_the_lease_while_what_a_killed_attempt_left_is_removed(
+    services: Services, trainer: Trainer, tmp_path: Path
+) -> None:
+    left = tmp_path / "work" / "7-1795333883-4-2"
+    left.mkdir(parents=True)
+    seen = []
+
+    @contextmanager
+    def keep(lease: Lease) -> Iterator[Any]:
+        seen.append(left.is_dir())
+        with _no_keeper(lease) as keeper:
+            yield keeper
+
+    trainer._keep = keep
+    annotate(services, *range(1, 13))
+    run(services, trainer)
+    assert seen == [True]
+    assert not left.exists()
+
+
+def test_only_a_run_that_was_handed_back_is_said_to_have_been(
+    services: Services, trainer: Trainer, caplog: pytest.LogCaptureFixture
+) -> None:
+    def stop(*_: Any) -> None:
+        raise WorkerStopping("stop")
+
+    annotate(services, *range(1, 13))
+    trainer._promoted = stop
+    assert run(services, trainer).status == "succeeded"
+    assert "handed back" not in caplog.text
+    Switchable.during = stop
+    assert run(services, trainer).status == "queued"
+    assert "handed back, its worker was asked to stop" in caplog.text
+
+
 class Looking(CountingModel):
     """Reads each task's file, in training, when it is compared, and where it predicts."""
 

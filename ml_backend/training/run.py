@@ -88,9 +88,10 @@ class Trainer:
         log.info("project %s run %s: started (attempt %d): %s", uid, run_id, lease.attempt, lease.reason)
         # The token, since an attempt that lost its lease may still be there and tidies up when it notices.
         directory = self._work / f"{run_id}-{lease.token}"
-        self._sweep(run_id)
         try:
             with self._keep(lease) as keeper:
+                # Not before: much on a slow disk may take longer than a lease.
+                self._sweep(run_id)
                 self._carry_out(lease, keeper, directory)
         finally:
             shutil.rmtree(directory, ignore_errors=True)
@@ -108,8 +109,9 @@ class Trainer:
             attempt.tell_policy()
             attempt.finish("failed", f"nothing to train yet: {error}", counts=False)
         except WorkerStopping:
-            self._runs.hand_back(lease, "its worker was asked to stop", self._runs.time())
-            log.warning("%s: handed back, its worker was asked to stop", attempt)
+            # Its end may be written already, and what follows a promotion was interrupted: the clock sees to that.
+            if self._runs.hand_back(lease, "its worker was asked to stop", self._runs.time()) is not None:
+                log.warning("%s: handed back, its worker was asked to stop", attempt)
         except LeaseLost as error:
             log.warning("%s: %s; nothing is published", attempt, error)
         except RunCancelled:

@@ -34,7 +34,8 @@ class RunWatch:
         self._attempts = self._attempts_so_far()
 
     def lost(self, at: float) -> bool:
-        """Whether the horse trains on without its lease; `at` is monotonic. Redis is asked three times a lease.
+        """Whether the horse trains on without its lease; `at` is monotonic. Redis is asked three times a lease
+        from when it is seen to train.
 
         Its keeper sees to that at once. This is for a keeper that was killed beside a trainer that never looks up.
         """
@@ -45,15 +46,20 @@ class RunWatch:
             if (lease := self._runs.holder(self._uid, self.run_id, self._worker)) is not None:
                 self._held, self._gone_at = lease, None
                 return False
-            if self._held is None or (run := self._runs.get(self.run_id)) is None or run.status == "succeeded":
+            if self._held is None:
+                self._look_at = at  # that it did start must be known, should Redis forget it
                 return False
-            if not self._runs.released(self._held):
+            released = self._runs.released(self._held)
+            if not released and self._gone_at is None:
                 return True
+            run = self._runs.get(self.run_id)
         except (Unavailable, ValueError):
             return False
-        # It gave the run up itself, and may still tidy up.
+        # It gave the run up itself, whatever became of the run since, and may still tidy up; what follows a promotion
+        # takes its time.
         self._gone_at = self._gone_at or at
-        return at - self._gone_at > self._runs.lease_s
+        succeeded = released and run is not None and run.status == "succeeded"
+        return not succeeded and at - self._gone_at > self._runs.lease_s
 
     def settle(self, status: int | None, *, stopped: bool, overdue: bool) -> None:
         """Speak for a horse that ended without a word: its run must not wait for the lease to run out."""
@@ -64,8 +70,10 @@ class RunWatch:
             broken = status not in {DONE, INTERRUPTED} and not stopped
             run = self._runs.get(self.run_id)
             lease = self._runs.holder(self._uid, self.run_id, self._worker)
-            if lease is None and broken and run is not None and run.attempts == self._attempts:
-                # It died before it could start; the same would happen again and again, and never count.
+            never_began = self._held is None and run is not None and run.attempts == self._attempts
+            if lease is None and broken and never_began:
+                # The same would happen again and again, and never count. Where it was seen to train, Redis went back to
+                # what it knew before that, and the attempt is no failure.
                 lease = self._runs.start(self._uid, self.run_id, self._worker, now)
             if lease is not None:
                 why = f"took longer than {self._limit_s} s, and did not stop" if overdue else in_words(status)
