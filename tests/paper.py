@@ -114,9 +114,9 @@ class PaperLabelStudio:
             found[one.model_version] = found.get(one.model_version, 0) + 1
         return found
 
-    def stored_predictions(self, project_id: int, version: str) -> Iterator[list[int]]:
+    def stored_predictions(self, project_id: int, version: str) -> Iterator[list[tuple[int, int]]]:
         self._asked("stored_predictions")
-        yield [number for number, one in self.predictions.items() if one.model_version == version]
+        yield [(number, one.task) for number, one in self.predictions.items() if one.model_version == version]
 
     def delete_prediction(self, prediction_id: int) -> None:
         self._asked("delete_prediction")

@@ -12,7 +12,7 @@ import pytest
 
 from ml_backend.bootstrap import Services, make_services
 from ml_backend.errors import LabelStudioRefused, LabelStudioUnreachable, WorkerStopping
-from ml_backend.events import Project, ProjectChanged, TasksCreated
+from ml_backend.events import Annotation, AnnotationsWritten, Project, ProjectChanged, Task, TasksCreated
 from ml_backend.label_studio import StoredPrediction
 from ml_backend.refresh import Records, Refresher, planning
 from ml_backend.refresh.planning import Kept, Known, Pace, Ranking, Standing
@@ -62,6 +62,19 @@ class Bench:
         version = registry.publish(UID, number, files, Manifest(label_config=CONFIG), lambda: True, now=time.time())
         registry.promote(UID, number, token=number, now=time.time())
         return version.name
+
+    def accept(self, *tasks: int) -> None:
+        """Create annotations from predictions."""
+        event = AnnotationsWritten(
+            "ANNOTATIONS_CREATED",
+            Project(id=7, created_at_us=CREATED_US, label_config=CONFIG),
+            tuple(
+                Annotation(task, task, [], created_at_us=CREATED_US, parent_prediction=task, bulk_accepted=True)
+                for task in tasks
+            ),
+            tuple(Task(task, {"text": f"number {task}"}, CREATED_US, CREATED_US) for task in tasks),
+        )
+        self.services.state.record(event, self.now)
 
     def refresh(self, pause: Any = None) -> Standing:
         """One job of a worker."""
@@ -218,6 +231,26 @@ def test_new_tasks_are_predicted_whatever_the_limit_has_left(bench: Bench) -> No
     bench.refresh()
     assert {101, 102} <= set(bench.studio.held(name))
     assert len(bench.studio.held(name)) == 12, "tasks that were left out before stay out"
+
+
+def test_predictions_that_were_accepted_as_labels_stay(bench: Bench) -> None:
+    """Label Studio forgets with them that the labels are a model's own guesses."""
+    bench.studio.add(*range(1, 11))
+    first = bench.promote(5)
+    bench.refresh()
+    bench.accept(3, 4)
+    bench.promote(6)
+    bench.refresh()
+    bench.now += DAY_S + 60
+    said = bench.refresh().reason
+    assert f"the predictions of {first} (but for 2 accepted as labels) are deleted" in said
+    assert sorted(bench.studio.held(first)) == [3, 4]
+    bench.studio.add(101)
+    bench.refresh()
+    bench.now += DAY_S + 60
+    said = bench.refresh().reason
+    assert first not in said, "nothing was left to delete"
+    assert sorted(bench.studio.held(first)) == [3, 4]
 
 
 def test_predictions_of_the_version_before_stay_for_a_day_and_go_then(bench: Bench) -> None:

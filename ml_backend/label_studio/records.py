@@ -184,10 +184,11 @@ def read_plain_task(entry: Mapping[str, object]) -> PlainTask:
     )
 
 
-def read_predictions(version: str, entry: Mapping[str, object]) -> list[int]:
-    """Read the ids of a task's predictions of that version."""
+def read_predictions(version: str, entry: Mapping[str, object]) -> list[tuple[int, int]]:
+    """Read a task's predictions of that version, each as (its id, the task's)."""
+    task = read_task_id(entry)
     found = _objects(entry.get("predictions"), "task.predictions")
-    return [read_id(one.get("id"), "prediction.id") for one in found if one.get("model_version") == version]
+    return [(read_id(one.get("id"), "prediction.id"), task) for one in found if one.get("model_version") == version]
 
 
 def read_connection(entry: Mapping[str, object]) -> Connection:

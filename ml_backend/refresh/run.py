@@ -126,6 +126,7 @@ class Refresher:
                 before=before,
                 budget_s=planning.budget_s(refit.predictions, project.training.last_seconds),
                 make_model=lambda config: self._make_model(uid, config, params),
+                accepted=lambda: self._state.accepted_tasks(uid),
                 served=self._served,
                 clock=self._clock,
                 pause=self._pause,

@@ -59,6 +59,7 @@ class Sending:
     before: Standing
     budget_s: float
     make_model: Callable[[str], TrainingBackend]
+    accepted: Callable[[], frozenset[int]]
     served: Callable[[str], str | None]
     clock: Callable[[], float]
     pause: Callable[[float], None]
@@ -321,25 +322,35 @@ class Sending:
                 self.records.forget(self._uid, name)
 
     def _tidy(self) -> list[str]:
-        """Delete what nobody can have open any more (fact 19); returns the versions."""
+        """Delete what nobody can have open any more (fact 19); returns the versions.
+
+        What was accepted in bulk stays: with the prediction goes all that tells the label from a person's (fact 21).
+        """
         gone: list[str] = []
         old, _ = expired(self.records.read(self._uid).marks, self._name, self.clock())
+        accepted = self.accepted() if old else frozenset()
         for name in old:
             if self.api.project(self._project).model_version == name:
                 continue  # somebody chose it
+            kept = deleted = 0
             for page in self._timed(self.api.stored_predictions(self._project, name)):
-                for prediction in page:
+                for prediction, task in page:
+                    if task in accepted:
+                        kept += 1
+                        continue
                     if time.monotonic() >= self._ends_at:
                         return gone  # the clock asks again
                     # One by one: a version's deletion as a whole is one transaction, in which nobody can submit.
                     began = time.monotonic()
                     self.api.delete_prediction(prediction)
                     self._worked(time.monotonic() - began)
+                    deleted += 1
                     self.records.write(self.hold, phase=f"deleting the predictions of {name}")
                     self._look_for_newer()
                     self._rest()
             self.records.forget(self._uid, name)
-            gone.append(name)
+            if deleted or not kept:
+                gone.append(f"{name} (but for {kept} accepted as labels)" if kept else name)
         return gone
 
 

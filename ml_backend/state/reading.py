@@ -70,6 +70,14 @@ def stored_tasks(client: redis.Redis, keys: Keys, uid: str, *, bulk_accepted: bo
                 yield made
 
 
+def accepted_tasks(client: redis.Redis, keys: Keys, uid: str) -> Iterator[int]:
+    """See `State.accepted_tasks`."""
+    for page in hash_pages(client, keys.of(uid, "of-task"), _PAGE):
+        for task, joined in page.items():
+            if any(int(one.rpartition(b":")[2]) & BULK_ACCEPTED for one in joined.split(b";")):
+                yield int(task)
+
+
 def _stored_task(
     task: int, stored: bytes, found: Sequence[tuple[int, bytes]], bulk_accepted: bool
 ) -> StoredTask | None:

@@ -26,7 +26,7 @@ from ml_backend.state.gone import forget_deletions
 from ml_backend.state.keys import Keys, script_text
 from ml_backend.state.packing import Operation, annotation_operation, task_operation
 from ml_backend.state.project import ProjectState, project_state
-from ml_backend.state.reading import Snapshot, StoredTask, stored_tasks
+from ml_backend.state.reading import Snapshot, StoredTask, accepted_tasks, stored_tasks
 from ml_backend.uids import created_us_of, id_of
 
 if TYPE_CHECKING:
@@ -246,6 +246,10 @@ class State:
         ``bulk_accepted`` (fact 21). A task may come twice if the set changes meanwhile; the caller keeps one.
         """
         return stored_tasks(self._redis, self._keys, uid, bulk_accepted=bulk_accepted)
+
+    def accepted_tasks(self, uid: str) -> frozenset[int]:
+        """The tasks with a bulk-accepted prediction that nobody changed (fact 21)."""
+        return frozenset(accepted_tasks(self._redis, self._keys, uid))
 
     def attempted(
         self,

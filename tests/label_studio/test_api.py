@@ -275,8 +275,9 @@ def test_predictions_are_stored_counted_and_deleted(api: LabelStudioApi, driver:
     plain = {task.id: task for page in api.plain_tasks(project) for task in page}
     assert plain[first].versions == {"v1", "v2", "somebody-elses"}
     assert plain[second].versions == {"v1"}
+    assert [task for page in api.stored_predictions(project, "v1") for _, task in page] == [first, second]
     for page in api.stored_predictions(project, "v1"):
-        for one in page:
+        for one, _ in page:
             api.delete_prediction(one)
     assert {one["model_version"] for one in driver.predictions(project=project)} == {"v2", "somebody-elses"}
 
