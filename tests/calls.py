@@ -65,7 +65,7 @@ def environment(socket: Path, store: Path, **more: str) -> dict[str, str]:
 
 @contextmanager
 def services_on(socket: Path, store: Path, **more: str) -> Iterator[Services]:
-    services = make_services(Settings.from_environment(environment(socket, store, **more)))
+    services = make_services(Settings.from_environment(environment(socket, store, **more)), timeout_s=5)
     with services.server:
         yield services
     services.close()

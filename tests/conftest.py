@@ -56,7 +56,7 @@ def valkey_socket() -> Iterator[Path]:
 @pytest.fixture
 def valkey(valkey_socket: Path) -> Iterator[redis.Redis]:
     """A client of it, emptied."""
-    with connect(valkey_socket, timeout=5) as client:
+    with connect(valkey_socket) as client:
         client.flushall()
         yield client
 
@@ -70,7 +70,7 @@ def redis_socket() -> Iterator[Path]:
 
 @pytest.fixture
 def redis_client(redis_socket: Path) -> Iterator[redis.Redis]:
-    """A client of it, as impatient as a web process's; it is emptied."""
+    """A client of it; it is emptied."""
     with connect(redis_socket) as client:
         client.flushall()
         yield client

@@ -319,7 +319,7 @@ def test_the_store_may_vanish_while_a_version_is_loaded(
 
 
 def test_predictions_go_on_while_redis_is_stopped_and_no_request_waits_for_it(tmp_path: Path) -> None:
-    with running_valkey() as own, connect(own) as client, server(client, tmp_path) as serving:
+    with running_valkey() as own, connect(own, timeout=0.3) as client, server(client, tmp_path) as serving:
         registry = Registry(tmp_path, client)
         name = publish(registry, "one")
         assert says(serving, "one")
