@@ -35,7 +35,9 @@ hypothesis.settings.load_profile("patient")
 @pytest.fixture(scope="session")
 def label_studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealLabelStudio]:
     """One real Label Studio for the whole session; tests make their own projects in it."""
-    with RealLabelStudio(tmp_path_factory.mktemp("label-studio")) as running:
+    # By itself it gives a webhook up after a second and never repeats it, which a backend that is held up would miss.
+    patient = {"WEBHOOK_TIMEOUT": "20"}
+    with RealLabelStudio(tmp_path_factory.mktemp("label-studio"), environment=patient) as running:
         yield running
 
 
