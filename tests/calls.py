@@ -18,7 +18,7 @@ from ml_backend.bootstrap import make_services
 from ml_backend.settings import Settings
 from tests import samples
 from tests.parrot import UID, Parrot
-from tests.running import free_port, wait_for_server
+from tests.running import free_port, until_redis_answers, wait_for_server
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -65,7 +65,7 @@ def environment(socket: Path, store: Path, **more: str) -> dict[str, str]:
 
 @contextmanager
 def services_on(socket: Path, store: Path, **more: str) -> Iterator[Services]:
-    services = make_services(Settings.from_environment(environment(socket, store, **more)))
+    services = make_services(Settings.from_environment(environment(socket, store, **more)), timeout_s=5)
     with services.server:
         yield services
     services.close()
@@ -152,6 +152,12 @@ class WebProcess:
             return self.ask("GET", "/health").status == 200
         except OSError:
             return False
+
+    def posted(self, path: str, body: Any) -> Answer:
+        """A POST that must succeed; tried again where Redis did not answer in time, and only there."""
+        answer = until_redis_answers(lambda: self.ask("POST", path, body), lambda found: found.status)
+        assert answer.status == 200, answer.body[:1000]
+        return answer
 
     def ask(self, method: str, path: str, body: Any = None, **headers: str) -> Answer:
         """One request on its own connection; ``body`` is sent as JSON, bytes as they are, an iterator in chunks."""

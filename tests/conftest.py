@@ -35,7 +35,9 @@ hypothesis.settings.load_profile("patient")
 @pytest.fixture(scope="session")
 def label_studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealLabelStudio]:
     """One real Label Studio for the whole session; tests make their own projects in it."""
-    with RealLabelStudio(tmp_path_factory.mktemp("label-studio")) as running:
+    # By itself it gives a webhook up after a second and never repeats it, which a backend that is held up would miss.
+    patient = {"WEBHOOK_TIMEOUT": "20"}
+    with RealLabelStudio(tmp_path_factory.mktemp("label-studio"), environment=patient) as running:
         yield running
 
 
@@ -56,7 +58,7 @@ def valkey_socket() -> Iterator[Path]:
 @pytest.fixture
 def valkey(valkey_socket: Path) -> Iterator[redis.Redis]:
     """A client of it, emptied."""
-    with connect(valkey_socket, timeout=5) as client:
+    with connect(valkey_socket) as client:
         client.flushall()
         yield client
 
@@ -70,7 +72,7 @@ def redis_socket() -> Iterator[Path]:
 
 @pytest.fixture
 def redis_client(redis_socket: Path) -> Iterator[redis.Redis]:
-    """A client of it, as impatient as a web process's; it is emptied."""
+    """A client of it; it is emptied."""
     with connect(redis_socket) as client:
         client.flushall()
         yield client

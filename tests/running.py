@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import http.client
 import json
 import os
@@ -31,9 +32,16 @@ _NO_PROXY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 def free_port() -> int:
     """A port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    return free_ports(1)[0]
+
+
+def free_ports(number: int) -> list[int]:
+    """As many ports that were free a moment ago, no two the same: each is held until all are chosen."""
+    with contextlib.ExitStack() as stack:
+        probes = [stack.enter_context(socket.socket()) for _ in range(number)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [int(probe.getsockname()[1]) for probe in probes]
 
 
 def wait_until(look: Callable[[], T], deadline_s: float, what: str, *, every_s: float = 0.05) -> T:
@@ -46,6 +54,14 @@ def wait_until(look: Callable[[], T], deadline_s: float, what: str, *, every_s: 
         if time.monotonic() > until:
             raise AssertionError(f"not within {deadline_s:g} s: {what}; last seen: {found!r}")
         time.sleep(every_s)
+
+
+def until_redis_answers(ask: Callable[[], T], status: Callable[[T], int], within_s: float = 30.0) -> T:
+    """Ask until it is no 503: the web waits for a third of a second for Redis, and a machine may stand still."""
+    until = time.monotonic() + within_s
+    while status(found := ask()) == 503 and time.monotonic() < until:
+        time.sleep(0.1)
+    return found
 
 
 def wait_for_server(
@@ -161,6 +177,12 @@ class RunningBackend:
     def post(self, path: str, body: Any) -> tuple[int, Any]:
         """(status, JSON) of a POST."""
         return self.call("POST", path, body)
+
+    def posted(self, path: str, body: Any) -> Any:
+        """The JSON of a POST that must succeed; tried again where Redis did not answer in time, and only there."""
+        status, answer = until_redis_answers(lambda: self.post(path, body), lambda found: found[0])
+        assert 200 <= status < 300, (status, answer)
+        return answer
 
     def call(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
         """One request with the credentials of the printed URL."""

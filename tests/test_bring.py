@@ -217,7 +217,7 @@ QUICK = {
 def predicted_after_training(backend: RunningBackend) -> Sequence[object]:
     """Four annotations, a version by itself, and what it says."""
     for number in range(1, 5):
-        assert backend.post("/webhook", annotated(number))[0] == 200
+        backend.posted("/webhook", annotated(number))
     tasks = [{"id": 91, "data": {"text": "a good one"}}, {"id": 92, "data": {"text": "a bad one"}}]
     body = {"project": UID, "label_config": CONFIG, "tasks": tasks, "params": {}}
 

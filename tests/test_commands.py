@@ -70,7 +70,7 @@ def backend(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningBackend
     folder = tmp_path_factory.mktemp("readme")
     with RunningBackend(folder / ".ml-backend", environment={"ML_BACKEND_RETRAIN_QUIET": "600"}) as running:
         for number in range(1, 13):
-            assert running.post("/webhook", annotated(number))[0] == 200
+            running.posted("/webhook", annotated(number))
         yield running
 
 

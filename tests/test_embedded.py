@@ -131,9 +131,9 @@ def test_no_acknowledged_write_is_lost_when_it_is_killed_while_writing(valkey: P
         writers = [threading.Thread(target=write, args=(number,)) for number in range(4)]
         for writer in writers:
             writer.start()
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 60
         while len(acknowledged) < 200 * (kill + 1):
-            assert time.monotonic() < deadline, f"only {len(acknowledged)} writes in 5 s"
+            assert time.monotonic() < deadline, f"only {len(acknowledged)} writes in 60 s"
             time.sleep(0.001)
         running.process.send_signal(signal.SIGKILL)
         for writer in writers:
@@ -171,9 +171,9 @@ import pathlib, sys, time
 from ml_backend.embedded import PrivateValkey
 valkey = PrivateValkey(pathlib.Path(sys.argv[1]))
 server = valkey.start()
-valkey.wait_ready(5)
+valkey.wait_ready(60)
 print(server.pid, flush=True)
-time.sleep(60)
+time.sleep(300)
 """
 
 
@@ -213,9 +213,9 @@ def test_a_server_that_does_not_come_up_is_reported_with_its_last_words(valkey: 
     (log,) = valkey.folder.glob("appendonlydir/*.incr.aof")
     log.write_bytes(b"rubbish" + log.read_bytes())
     server = valkey.start()
+    assert server.wait(30) == 1
     with pytest.raises(Unavailable, match="Bad file format"):
         valkey.wait_ready(0.5)
-    assert server.wait(5) == 1
 
 
 def test_a_missing_binary_names_what_was_looked_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -69,7 +69,7 @@ class Watched:
     def __init__(self, socket: Path, store: Path, client: redis.Redis) -> None:
         access = {"LABEL_STUDIO_URL": "http://127.0.0.1:9", "LABEL_STUDIO_API_KEY": "a key"}
         told = environment(socket, store, BASIC_AUTH_USER="anna", BASIC_AUTH_PASS="secret", **access)
-        self.services = make_services(Settings.from_environment(told))
+        self.services = make_services(Settings.from_environment(told), timeout_s=5)
         # Counts for metrics are written once a second, whatever was asked for meanwhile.
         self.services.tally.close()
         self.app: Flask = create_app(self.services)

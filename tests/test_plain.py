@@ -440,7 +440,7 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     (folder / "example" / "utils.py").write_text("HERE = True\n")
     (folder / "example" / "model.py").write_text(f"{HABITS.read_text()}\nimport utils\n\nassert utils.HERE\n")
     settings = {"WORKERS": "2", "MODEL_DIR": str(folder / "weights")}
-    with Stage(folder, lease_s=3.0, model=str(folder / "example"), **settings) as running:
+    with Stage(folder, lease_s=8.0, model=str(folder / "example"), **settings) as running:
         yield running
 
 
@@ -449,8 +449,7 @@ def answers(stage: Stage, project: int) -> set[tuple[int, str, tuple[str, ...]]]
     body = {"project": uid(project), "label_config": CONFIG, "tasks": TASKS, "params": {}}
 
     def ask(_: int) -> tuple[int, str, tuple[str, ...]]:
-        status, answer = stage.backend.post("/predict", body)
-        assert status == 200
+        answer = stage.backend.posted("/predict", body)
         if not all(answer["results"]):
             return (0, "", ())
         made = [one[0] for one in answer["results"]]
@@ -465,7 +464,7 @@ def answers(stage: Stage, project: int) -> set[tuple[int, str, tuple[str, ...]]]
 @pytest.mark.skipif(sys.platform != "linux", reason="finds processes in /proc")
 class TestTheProduct:
     def test_a_plain_class_retrains_and_serves_the_new_weights_in_every_web_process(self, stage: Stage) -> None:
-        assert stage.backend.post("/setup", setup(7))[0] == 200
+        stage.backend.posted("/setup", setup(7))
         untrained = stage.wait(
             lambda: (seen := answers(stage, 7)) and 0 not in {one[0] for one in seen} and len(seen) == 2 and seen,
             120,
@@ -481,9 +480,7 @@ class TestTheProduct:
         )
         assert len({one[0] for one in trained}) == 2, "a process for each web process"  # type: ignore[union-attr]
         versions = {one[1] for one in trained}  # type: ignore[union-attr]
-        stage.wait(
-            lambda: stage.backend.post("/setup", setup(7))[1]["model_version"] in versions, 20, "/setup names it"
-        )
+        stage.wait(lambda: stage.backend.posted("/setup", setup(7))["model_version"] in versions, 20, "/setup names it")
         fresh = {one[0] for one in trained} - {one[0] for one in untrained}  # type: ignore[union-attr]
         assert fresh, "new weights come with new processes"
 

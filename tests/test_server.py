@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,7 @@ from ml_backend.web import client_socket
 from ml_backend.web.server import listen
 
 PROGRAM = """
-import hashlib, os, resource, sys, time
+import hashlib, os, pathlib, resource, sys, threading, time
 from ml_backend.web import client_socket, server
 if {descriptors}:
     resource.setrlimit(resource.RLIMIT_NOFILE, ({descriptors}, {descriptors}))
@@ -31,6 +32,7 @@ if {connections}:
     server._CONNECTIONS = {connections}
 if {impatient}:
     client_socket.PATIENCE_S, client_socket._SLOWEST, server._RELEASE_S = 0.3, 10**9, 0.1
+together = threading.Barrier(2)
 def make_app():
     made_in = os.getpid()
     def app(environ, start_response):
@@ -40,7 +42,10 @@ def make_app():
         elif path == "/hash":
             answer = hashlib.sha256(environ["wsgi.input"].read()).hexdigest().encode()
         elif path == "/sleep":
+            pathlib.Path("asleep").touch()
             time.sleep(0.5)
+        elif path == "/meet":
+            together.wait(10)
         elif path == "/large":
             answer = b"x" * 20_000_000
         elif path == "/predict":
@@ -77,7 +82,7 @@ class Web:
                 raise
         else:
             client = socket.create_connection(self.address)
-        client.settimeout(5)
+        client.settimeout(15)
         return client
 
     def connect_narrowly(self) -> socket.socket:
@@ -85,7 +90,7 @@ class Web:
         client = socket.socket()
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
         client.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, 536)
-        client.settimeout(5)
+        client.settimeout(15)
         client.connect(self.address)
         return client
 
@@ -95,7 +100,7 @@ class Web:
         return client
 
     def ask(self, path: str, body: bytes | Iterator[bytes] | None = None, **headers: str) -> tuple[int, str]:
-        connection = http.client.HTTPConnection("localhost", timeout=5)
+        connection = http.client.HTTPConnection("localhost", timeout=15)
         connection.sock = self.connect()
         try:
             connection.request("GET" if body is None else "POST", path, body, headers)
@@ -230,9 +235,9 @@ def test_it_stops_cleanly_and_lets_a_request_finish(launch: Callable[..., Web]) 
     request = threading.Thread(target=lambda: answered.append(web.ask("/sleep")))
     runs = web.pids()[1]
     request.start()
-    time.sleep(0.1)  # for the request to be under way
+    until((web.home / "asleep").exists, "the request to be under way")
     web.process.terminate()
-    assert web.process.wait(5) == 0
+    assert web.process.wait(15) == 0
     request.join()
     assert answered == [(200, "")]
     assert gone(runs)
@@ -249,7 +254,7 @@ def test_web_processes_die_with_the_one_above_them(launch: Callable[..., Web]) -
     web = launch()
     runs = web.pids()[1]
     web.process.kill()
-    until(lambda: gone(runs), "the web process to end", 3)
+    until(lambda: gone(runs), "the web process to end")
 
 
 def test_it_leaves_no_file_and_opens_nothing_but_its_address(web: Web) -> None:
@@ -280,7 +285,7 @@ def test_a_unix_socket_takes_the_place_of_an_abandoned_one_and_is_removed(
     web = launch(f"unix:{path}")
     assert web.ask("/x") == (200, "/x")
     web.process.terminate()
-    assert web.process.wait(5) == 0
+    assert web.process.wait(15) == 0
     assert not path.exists()
 
 
@@ -341,7 +346,7 @@ def test_slow_clients_hold_up_nobody(web: Web, beginning: bytes) -> None:
         begun = time.monotonic()
         for _ in range(5):
             assert web.ask("/x", Connection="close") == (200, "/x")
-        assert time.monotonic() - begun < 1
+        assert time.monotonic() - begun < 4  # each client has 20 s
 
 
 def test_answers_that_nobody_takes_hold_up_nobody(web: Web) -> None:
@@ -352,7 +357,7 @@ def test_answers_that_nobody_takes_hold_up_nobody(web: Web) -> None:
         begun = time.monotonic()
         for _ in range(5):
             assert web.ask("/x", Connection="close") == (200, "/x")
-        assert time.monotonic() - begun < 1
+        assert time.monotonic() - begun < 4  # each client has 20 s
 
 
 def test_an_answer_that_is_taken_late_arrives_whole(web: Web) -> None:
@@ -389,7 +394,7 @@ def test_it_answers_when_slow_clients_have_taken_all_connections(launch: Callabl
         begun = time.monotonic()
         for _ in range(5):
             assert web.ask("/x", Connection="close") == (200, "/x")
-        assert time.monotonic() - begun < 2
+        assert time.monotonic() - begun < 4
     assert web.log == ""
 
 
@@ -524,7 +529,7 @@ def test_clients_that_send_event_after_event_leave_room_for_others_and_for_the_s
         begun = time.monotonic()
         for _ in range(20):
             assert web.ask("/x") == (200, "/x")
-        assert time.monotonic() - begun < 2
+        assert time.monotonic() - begun < 4
         web.process.terminate()
         assert web.process.wait(10) == 0
     finally:
@@ -560,13 +565,8 @@ def test_an_early_refusal_of_a_large_body_arrives(web: Web) -> None:
 
 
 def test_it_serves_as_many_at_once_as_it_has_threads(web: Web) -> None:
-    begun = time.monotonic()
-    clients = [threading.Thread(target=web.ask, args=("/sleep",)) for _ in range(2)]
-    for client in clients:
-        client.start()
-    for client in clients:
-        client.join()
-    assert 0.5 <= time.monotonic() - begun < 0.95
+    with ThreadPoolExecutor(2) as clients:
+        assert list(clients.map(web.ask, ["/meet"] * 2)) == [(200, "")] * 2
 
 
 def test_reading_ahead_limits_what_is_kept() -> None:

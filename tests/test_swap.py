@@ -25,7 +25,7 @@ def test_no_request_fails_while_the_version_that_serves_is_changed_again_and_aga
     model = "tests.models.counting:CountingModel"
     with RunningBackend(tmp_path / "data", arguments=[model], environment=told) as backend:
         for number in range(1, 11):
-            assert backend.post("/webhook", annotation(number))[0] == 200
+            backend.posted("/webhook", annotation(number))
         services = open_services(Settings.from_environment({}, data_dir=backend.data_dir))
         wait_until(lambda: services.registry.serving(UID), 60, f"a first version\n{backend.log()}")
         now = time.time()

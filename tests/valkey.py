@@ -28,7 +28,7 @@ def running_valkey() -> Iterator[Path]:
     options = ["--port", "0", "--unixsocket", str(socket), "--save", "", "--dir", str(folder), "--daemonize", "no"]
     process = subprocess.Popen([str(get_binary_path()), *options], stdout=subprocess.DEVNULL)
     try:
-        wait_for_server(process, lambda: _answers(socket), 10, "valkey")
+        wait_for_server(process, lambda: _answers(socket), 30, "valkey")
         yield socket
     finally:
         process.kill()
@@ -36,8 +36,8 @@ def running_valkey() -> Iterator[Path]:
         shutil.rmtree(folder)
 
 
-def connect(socket: Path, timeout: float = 0.3) -> redis.Redis:
-    """A client as the web process makes it: bytes, short timeouts."""
+def connect(socket: Path, timeout: float = 5.0) -> redis.Redis:
+    """A client as a worker makes it: bytes, and patient, since a shared machine may let the server stand still."""
     return redis.Redis(
         unix_socket_path=str(socket),
         socket_timeout=timeout,

@@ -13,7 +13,7 @@ import pytest
 
 from ml_backend.demo.texts import KINDS, texts
 from tests.label_studio.driver import Driver
-from tests.running import free_port, wait_until
+from tests.running import free_port, free_ports, wait_until
 from tests.test_start import mentions
 
 if TYPE_CHECKING:
@@ -28,7 +28,8 @@ class Quickstart:
     def __init__(self, folder: Path) -> None:
         self.data = folder / "demo"
         self.log_path = folder / "quickstart.log"
-        self.ports = ("--port", str(free_port()), "--label-studio-port", str(free_port()))
+        port, label_studio_port = map(str, free_ports(2))
+        self.ports = ("--port", port, "--label-studio-port", label_studio_port)
         self.process: subprocess.Popen[bytes] | None = None
         self.elsewhere = {
             "LABEL_STUDIO_URL": "http://127.0.0.1:9",
