@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from ml_backend.errors import LabelStudioRefused
 from ml_backend.events import Project
-from ml_backend.label_studio import Connection, PlainTask, ProjectDetails
+from ml_backend.label_studio import Connection, PlacedPrediction, PlainTask, ProjectDetails
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -34,6 +34,7 @@ class PaperLabelStudio:
     uid_of_project: int = 7
     tasks: dict[int, PlainTask] = field(default_factory=dict)
     predictions: dict[int, StoredPrediction] = field(default_factory=dict)
+    parents: set[int] = field(default_factory=set)
     backends: list[Connection] = field(default_factory=list)
     calls: list[str] = field(default_factory=list)
     before: Callable[[str], None] = lambda _name: None
@@ -114,9 +115,13 @@ class PaperLabelStudio:
             found[one.model_version] = found.get(one.model_version, 0) + 1
         return found
 
-    def stored_predictions(self, project_id: int, version: str) -> Iterator[list[tuple[int, int]]]:
+    def stored_predictions(self, project_id: int, version: str) -> Iterator[list[PlacedPrediction]]:
         self._asked("stored_predictions")
-        yield [(number, one.task) for number, one in self.predictions.items() if one.model_version == version]
+        yield [
+            PlacedPrediction(number, one.task, is_parent=number in self.parents)
+            for number, one in self.predictions.items()
+            if one.model_version == version
+        ]
 
     def delete_prediction(self, prediction_id: int) -> None:
         self._asked("delete_prediction")

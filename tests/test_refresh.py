@@ -65,12 +65,14 @@ class Bench:
 
     def accept(self, *tasks: int) -> None:
         """Create annotations from predictions."""
+        accepted = {number: one.task for number, one in self.studio.predictions.items() if one.task in tasks}
+        self.studio.parents |= set(accepted)
         event = AnnotationsWritten(
             "ANNOTATIONS_CREATED",
             Project(id=7, created_at_us=CREATED_US, label_config=CONFIG),
             tuple(
-                Annotation(task, task, [], created_at_us=CREATED_US, parent_prediction=task, bulk_accepted=True)
-                for task in tasks
+                Annotation(task, task, [], created_at_us=CREATED_US, parent_prediction=parent, bulk_accepted=True)
+                for parent, task in accepted.items()
             ),
             tuple(Task(task, {"text": f"number {task}"}, CREATED_US, CREATED_US) for task in tasks),
         )
@@ -239,18 +241,21 @@ def test_predictions_that_were_accepted_as_labels_stay(bench: Bench) -> None:
     first = bench.promote(5)
     bench.refresh()
     bench.accept(3, 4)
-    bench.promote(6)
+    second = bench.promote(6)
     bench.refresh()
     bench.now += DAY_S + 60
     said = bench.refresh().reason
     assert f"the predictions of {first} (but for 2 accepted as labels) are deleted" in said
     assert sorted(bench.studio.held(first)) == [3, 4]
-    bench.studio.add(101)
+    assert {3, 4} <= set(bench.studio.held(second))
+    bench.promote(7)
     bench.refresh()
     bench.now += DAY_S + 60
     said = bench.refresh().reason
+    assert f"the predictions of {second} are deleted" in said
     assert first not in said, "nothing was left to delete"
     assert sorted(bench.studio.held(first)) == [3, 4]
+    assert bench.studio.held(second) == [], "nobody accepted those"
 
 
 def test_predictions_of_the_version_before_stay_for_a_day_and_go_then(bench: Bench) -> None:

@@ -131,6 +131,19 @@ def test_what_was_changed_once_more_than_events_told_is_taken_from_it(
     follower.check()
 
 
+def test_a_mark_that_came_back_meanwhile_is_told_by_its_event(studio: ModelLabelStudio, follower: Follower) -> None:
+    for label in ("Positive", "Negative"):
+        follower.hear(only(studio.create(1, label)))
+    sync = follower.begin()
+    follower.hear(only(studio.update(1, label="Negative")))
+    follower.hear(only(studio.update(2, ground_truth=True)))
+    back = only(studio.update(1, ground_truth=True))
+    page, between = follower.fetch(0, 10)
+    follower.syncs.apply(sync, page, follower.now, between=between)
+    follower.hear(back)
+    follower.check()
+
+
 def test_what_an_event_changed_after_it_began_is_not_overwritten(studio: ModelLabelStudio, follower: Follower) -> None:
     follower.hear(only(studio.create(1, "Positive")))
     sync = follower.begin()

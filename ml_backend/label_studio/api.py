@@ -22,6 +22,7 @@ from ml_backend.label_studio.connection_calls import ConnectionCalls
 from ml_backend.label_studio.records import (
     Identity,
     LabelledTask,
+    PlacedPrediction,
     PlainTask,
     ProjectDetails,
     StoredPrediction,
@@ -83,7 +84,11 @@ _LABELLED = {
     "expand": "annotations",
 }
 _PLAIN = {"include": "id,data,created_at,updated_at,is_labeled,predictions_model_versions", "fields": "all"}
-_PREDICTIONS = {"include": "id,predictions", "fields": "all"}
+_PREDICTIONS = {
+    "include": "id,predictions,annotations,parent_prediction,annotations.parent_prediction",
+    "fields": "all",
+    "expand": "annotations",
+}
 _IDS = {"include": "id"}
 
 
@@ -296,11 +301,11 @@ class LabelStudioApi(ConnectionCalls):
             raise LabelStudioError("Label Studio answered with something else than a count by version")
         return {str(version): int(count) for version, count in answer.items() if isinstance(count, int)}
 
-    def stored_predictions(self, project_id: int, version: str) -> Iterator[list[tuple[int, int]]]:
-        """Pages of that version's predictions, each as (its id, its task's), in the order of their tasks."""
+    def stored_predictions(self, project_id: int, version: str) -> Iterator[list[PlacedPrediction]]:
+        """Pages of that version's predictions, in the order of their tasks."""
         wanted = [_filter("predictions_model_versions", "contains", "List", [version])]
         for page in self._pages(project_id, wanted, _PREDICTIONS, functools.partial(read_predictions, version)):
-            yield sorted({one for found in page for one in found})
+            yield list(dict.fromkeys(one for found in page for one in found))
 
     def delete_prediction(self, prediction_id: int) -> None:
         """Delete one, if it is still there; nothing else changes."""

@@ -79,6 +79,15 @@ class StoredPrediction:
 
 
 @dataclass(frozen=True, slots=True)
+class PlacedPrediction:
+    """A prediction that Label Studio has stored. ``is_parent``: an annotation of its task says that it began as it."""
+
+    id: int
+    task: int
+    is_parent: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Connection:
     """A connected backend. ``basic_auth_user`` is None unless it uses Basic auth; no API tells the password.
 
@@ -184,11 +193,16 @@ def read_plain_task(entry: Mapping[str, object]) -> PlainTask:
     )
 
 
-def read_predictions(version: str, entry: Mapping[str, object]) -> list[tuple[int, int]]:
-    """Read a task's predictions of that version, each as (its id, the task's)."""
+def read_predictions(version: str, entry: Mapping[str, object]) -> list[PlacedPrediction]:
+    """Read a task's predictions of that version."""
     task = read_task_id(entry)
-    found = _objects(entry.get("predictions"), "task.predictions")
-    return [(read_id(one.get("id"), "prediction.id"), task) for one in found if one.get("model_version") == version]
+    parents = {one.get("parent_prediction") for one in _objects(entry.get("annotations"), "task.annotations")}
+    ids = {
+        read_id(one.get("id"), "prediction.id")
+        for one in _objects(entry.get("predictions"), "task.predictions")
+        if one.get("model_version") == version
+    }
+    return [PlacedPrediction(one, task, is_parent=one in parents) for one in sorted(ids)]
 
 
 def read_connection(entry: Mapping[str, object]) -> Connection:

@@ -334,15 +334,16 @@ class Sending:
                 continue  # somebody chose it
             kept = deleted = 0
             for page in self._timed(self.api.stored_predictions(self._project, name)):
-                for prediction, task in page:
-                    if task in accepted:
-                        kept += 1
-                        continue
+                self.records.write(self.hold, phase=f"deleting the predictions of {name}")
+                for prediction in page:
                     if time.monotonic() >= self._ends_at:
                         return gone  # the clock asks again
+                    if prediction.is_parent and prediction.task in accepted:
+                        kept += 1
+                        continue
                     # One by one: a version's deletion as a whole is one transaction, in which nobody can submit.
                     began = time.monotonic()
-                    self.api.delete_prediction(prediction)
+                    self.api.delete_prediction(prediction.id)
                     self._worked(time.monotonic() - began)
                     deleted += 1
                     self.records.write(self.hold, phase=f"deleting the predictions of {name}")

@@ -218,8 +218,12 @@ local function write(id, task, created, updated, flags, body)
     c, u, t, f, at = header(old)
     t = text(t)
   end
-  -- What has the id now was made after what the event told of (fact 5), or was changed once more, of which no event came.
-  if is_touched(id) and not (c > 0 and (created > c or (created == c and u > 0 and updated > u))) then
+  -- What has the id now was made after what the event told of (fact 5), or was changed once more, of which no event came
+  -- yet. Whose the mark is by then, events tell.
+  local successor = c > 0 and created > c
+  local marked = has(flags, 2) and not has(f, 2) and is_touched('g' .. task)
+  local newer = c > 0 and created == c and u > 0 and updated > u and not marked
+  if is_touched(id) and not successor and not newer then
     if not has(flags, 2) then unmark(id, task, created, updated) end
     return
   end

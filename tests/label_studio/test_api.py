@@ -275,10 +275,12 @@ def test_predictions_are_stored_counted_and_deleted(api: LabelStudioApi, driver:
     plain = {task.id: task for page in api.plain_tasks(project) for task in page}
     assert plain[first].versions == {"v1", "v2", "somebody-elses"}
     assert plain[second].versions == {"v1"}
-    assert [task for page in api.stored_predictions(project, "v1") for _, task in page] == [first, second]
+    driver.predictions_to_annotations(project, [second], model_version="v1")
+    stored = [one for page in api.stored_predictions(project, "v1") for one in page]
+    assert [(one.task, one.is_parent) for one in stored] == [(first, False), (second, True)]
     for page in api.stored_predictions(project, "v1"):
-        for one, _ in page:
-            api.delete_prediction(one)
+        for one in page:
+            api.delete_prediction(one.id)
     assert {one["model_version"] for one in driver.predictions(project=project)} == {"v2", "somebody-elses"}
 
 
