@@ -60,7 +60,7 @@ def backend(folder: Path) -> Iterator[RunningBackend]:
     told = {"ML_BACKEND_PREDICT": "worker", "ML_BACKEND_PREDICT_DEADLINE": "45", "ML_BACKEND_RETRAIN_QUIET": "0"}
     with RunningBackend(folder / "data", arguments=[str(folder / "heavy.py")], environment=told) as running:
         for number in range(1, 11):
-            running.posted("/webhook", annotation(number))
+            assert running.post("/webhook", annotation(number))[0] == 200
         wait_until(lambda: running.post("/setup", SETUP)[1].get("model_version"), 60, f"a version\n{running.log()}")
         yield running
 
@@ -195,8 +195,8 @@ def test_what_is_not_done_in_time_gets_an_empty_list_and_the_rest_is_kept(
     start_worker()
     wait_until(lambda: web.predict(UID, tasks("a"), PARROTS)[0], 20, "the version is loaded")
     began = time.monotonic()
-    answers = web.predict(UID, tasks(*["x"] * 1000), PARROTS, deadline_s=3.0)
-    assert time.monotonic() - began < 8, "all of it takes 10 s"
+    answers = web.predict(UID, tasks(*["x"] * 1000), PARROTS, deadline_s=2.0)
+    assert time.monotonic() - began < 3
     answered = [bool(answer) for answer in answers]
     assert len(answered) == 1000
     assert any(answered)

@@ -346,7 +346,7 @@ def test_slow_clients_hold_up_nobody(web: Web, beginning: bytes) -> None:
         begun = time.monotonic()
         for _ in range(5):
             assert web.ask("/x", Connection="close") == (200, "/x")
-        assert time.monotonic() - begun < 4  # each client has 20 s
+        assert time.monotonic() - begun < 1
 
 
 def test_answers_that_nobody_takes_hold_up_nobody(web: Web) -> None:
@@ -357,7 +357,7 @@ def test_answers_that_nobody_takes_hold_up_nobody(web: Web) -> None:
         begun = time.monotonic()
         for _ in range(5):
             assert web.ask("/x", Connection="close") == (200, "/x")
-        assert time.monotonic() - begun < 4  # each client has 20 s
+        assert time.monotonic() - begun < 1
 
 
 def test_an_answer_that_is_taken_late_arrives_whole(web: Web) -> None:
@@ -394,7 +394,7 @@ def test_it_answers_when_slow_clients_have_taken_all_connections(launch: Callabl
         begun = time.monotonic()
         for _ in range(5):
             assert web.ask("/x", Connection="close") == (200, "/x")
-        assert time.monotonic() - begun < 4
+        assert time.monotonic() - begun < 2
     assert web.log == ""
 
 
@@ -529,7 +529,7 @@ def test_clients_that_send_event_after_event_leave_room_for_others_and_for_the_s
         begun = time.monotonic()
         for _ in range(20):
             assert web.ask("/x") == (200, "/x")
-        assert time.monotonic() - begun < 4
+        assert time.monotonic() - begun < 2
         web.process.terminate()
         assert web.process.wait(10) == 0
     finally:

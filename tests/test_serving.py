@@ -52,7 +52,7 @@ def serving(redis_client: redis.Redis, store: Path) -> Iterator[PredictionServer
         yield running
 
 
-def soon(what: Callable[[], object], seconds: float = 30.0) -> None:
+def soon(what: Callable[[], object], seconds: float = 10.0) -> None:
     """Wait until ``what`` holds."""
     deadline = time.monotonic() + seconds
     while not what():
@@ -81,7 +81,7 @@ def test_before_the_first_version_every_task_gets_an_empty_list(serving: Predict
 def test_the_first_version_serves_as_soon_as_it_is_promoted(serving: PredictionServer, registry: Registry) -> None:
     assert serving.predict(UID, tasks("a"), CONFIG) == [[]]
     name = publish(registry, "one")
-    soon(lambda: says(serving, "one"), 10)
+    soon(lambda: says(serving, "one"), 2)
     [[prediction]] = serving.predict(UID, tasks("hello"), CONFIG)
     assert prediction["model_version"] == name
     assert prediction["score"] == 0.5
@@ -146,10 +146,10 @@ def test_what_is_not_done_in_time_gets_an_empty_list_and_the_rest_is_kept(
     serving.predict(UID, tasks("warm"), CONFIG)
     began = time.monotonic()
     answers = serving.predict(UID, tasks(*["x"] * 1000), CONFIG, deadline_s=1.0)
-    assert time.monotonic() - began < 5, "all of it takes 10 s"
+    assert time.monotonic() - began < 1.5
     assert len(answers) == 1000
     answered = [bool(answer) for answer in answers]
-    assert 0 < sum(answered) < 500
+    assert 50 < sum(answered) < 110
     assert answered == sorted(answered, reverse=True)
 
 
@@ -171,7 +171,7 @@ def test_the_next_version_is_swapped_in_without_any_request(serving: PredictionS
     publish(registry, "one")
     assert says(serving, "one")
     name = publish(registry, "two")
-    soon(lambda: serving.loaded(UID) == name, 10)
+    soon(lambda: serving.loaded(UID) == name, 2)
     assert says(serving, "two")
 
 
@@ -185,68 +185,48 @@ def test_a_rollback_is_followed_like_a_promotion(serving: PredictionServer, regi
     assert serving.served(UID) == first
 
 
-def load_until_others_are_answered(monkeypatch: pytest.MonkeyPatch, answered: list[int]) -> list[str]:
-    """From now on the load of a slow version lasts until each annotator has had seven more answers.
-
-    Who waits for a load gets none: the words of such versions are in the list that is returned.
-    """
-    waited_for: list[str] = []
-
-    def load(parrot: Parrot, directory: Path) -> None:
-        parrot.word = (directory / "word.txt").read_text()
-        before, until = list(answered), time.monotonic() + 30
-        while parrot.word.startswith("slow") and any(
-            now < then + 7 for now, then in zip(answered, before, strict=True)
-        ):
-            if time.monotonic() > until:
-                waited_for.append(parrot.word)
-                return
-            time.sleep(0.01)
-
-    monkeypatch.setattr(Parrot, "load", load)
-    return waited_for
-
-
 def test_hot_swaps_under_load_fail_no_request_and_make_none_wait(
-    redis_client: redis.Redis, store: Path, registry: Registry, monkeypatch: pytest.MonkeyPatch
+    redis_client: redis.Redis, store: Path, registry: Registry
 ) -> None:
     names = {publish(registry, "word 0"): "word 0"}
     seen: list[tuple[str, str]] = []
-    answered = [0] * 8
+    slowest: list[float] = []
     failed: list[BaseException] = []
     stop = threading.Event()
 
-    def annotator(serving: PredictionServer, number: int) -> None:
+    def annotator(serving: PredictionServer) -> None:
+        worst = 0.0
         while not stop.is_set():
+            began = time.perf_counter()
             try:
                 [[first], [second]] = serving.predict(UID, tasks("a", "b"), CONFIG)
             except BaseException as error:
                 failed.append(error)
                 return
-            answered[number] += 1
+            worst = max(worst, time.perf_counter() - began)
             seen.append((first["model_version"], word_of([first])))
             if first["model_version"] != second["model_version"]:
                 failed.append(AssertionError("one request was answered by two versions"))
             time.sleep(0.001)  # a client's own time; without it eight threads only fight for the interpreter
+        slowest.append(worst)
 
-    waited_for = load_until_others_are_answered(monkeypatch, answered)
     with server(redis_client, store) as serving:
         assert says(serving, "word 0")
-        threads = [threading.Thread(target=annotator, args=(serving, number)) for number in range(8)]
+        threads = [threading.Thread(target=annotator, args=(serving,)) for _ in range(8)]
         for thread in threads:
             thread.start()
         for word in ("slow word 1", "word 2", "slow word 3", "word 4"):
             name = publish(registry, word)
             names[name] = word
-            soon(lambda name=name: serving.loaded(UID) == name, 60)
+            soon(lambda name=name: serving.loaded(UID) == name)
         stop.set()
         for thread in threads:
             thread.join()
     assert failed == []
-    assert min(answered) > 14
+    assert len(seen) > 1000
     assert {version for version, _ in seen} >= set(list(names)[:3])
     assert all(names[version] == word for version, word in seen)
-    assert waited_for == [], "somebody waited for a load"
+    assert max(slowest) < 0.5, "a load takes 1 s here: somebody waited for it"
 
 
 # What cannot be loaded
@@ -346,13 +326,10 @@ def test_predictions_go_on_while_redis_is_stopped_and_no_request_waits_for_it(tm
         pid = int(client.info("server")["process_id"])
         os.kill(pid, signal.SIGSTOP)
         try:
-            took = []
             for _ in range(20):
                 began = time.monotonic()
                 assert says(serving, "one")
-                took.append(time.monotonic() - began)
-            # A machine that does other things too may hold up a single one.
-            assert sum(seconds > 0.1 for seconds in took) <= 1, took
+                assert time.monotonic() - began < 0.1
             assert serving.served(UID) == name
             began = time.monotonic()
             assert serving.predict("9.1795333883", tasks("a"), CONFIG) == [[]]

@@ -50,9 +50,6 @@ def mentions(text: str) -> set[int]:
 
 
 def test_a_second_start_answers_health_within_five_seconds(backend: RunningBackend) -> None:
-    if backend.seconds_to_health >= 5:  # a machine that does other things too may hold up one
-        backend.stop()
-        backend.start()
     assert backend.seconds_to_health < 5
 
 
@@ -79,7 +76,8 @@ def test_the_secret_stands_on_no_command_line(backend: RunningBackend) -> None:
 def test_annotations_from_webhooks_alone_bring_a_version(backend: RunningBackend) -> None:
     setup = {"project": UID, "schema": CONFIG, "hostname": "", "access_token": "", "extra_params": None}
     for number in range(1, 12):
-        backend.posted("/webhook", annotated(number))
+        status, answer = backend.post("/webhook", annotated(number))
+        assert status == 200, answer
     version = wait_until(
         lambda: backend.post("/setup", setup)[1].get("model_version"), 60, f"a version is named\n{backend.log()}"
     )

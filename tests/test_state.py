@@ -8,7 +8,7 @@ import pytest
 
 from ml_backend.counters import DerivedCounters
 from ml_backend.errors import Unavailable
-from ml_backend.events import parse
+from ml_backend.events import Annotation, AnnotationsWritten, Project, parse
 from ml_backend.state.due import DueList
 from tests import samples
 from tests.followers import Follower, Monitored, only, stored
@@ -112,6 +112,15 @@ def test_an_edit_of_one_of_several_imported_ground_truths_leaves_the_others(
     recorded = follower.hear(only(studio.update(1, label="Negative")))
     assert recorded.changes == 1
     follower.check()
+
+
+def test_thousands_of_annotations_without_the_data_of_their_tasks_are_stored_and_missed(
+    follower: Follower,
+) -> None:
+    many = tuple(Annotation(one, one, [], created_at_us=1, updated_at_us=1) for one in range(1, 5001))
+    project = Project(id=2, created_at_us=follower.studio.created_us)
+    known = follower.state.record(AnnotationsWritten("ANNOTATIONS_CREATED", project, many, ()), follower.now).project
+    assert (known.derived.total_annotations_number, known.dataless) == (5000, True)
 
 
 def test_a_bulk_of_accepted_predictions_is_left_out_of_the_examples_and_counted(

@@ -90,6 +90,12 @@ def test_it_knows_accepted_predictions_that_no_event_told_of(studio: ModelLabelS
     follower.check()
 
 
+def accepted_and_trainable(follower: Follower) -> tuple[int, int]:
+    project = follower.project()
+    assert project is not None
+    return project.bulk_accepted, project.training.trainable
+
+
 def test_what_was_accepted_in_bulk_stays_so_when_its_prediction_is_deleted(
     studio: ModelLabelStudio, follower: Follower
 ) -> None:
@@ -97,14 +103,10 @@ def test_what_was_accepted_in_bulk_stays_so_when_its_prediction_is_deleted(
     studio.delete_predictions()
     assert all(one.payload["parent_prediction"] is None for one in studio.annotations.values())
     follower.sync()
-    project = follower.project()
-    assert project is not None
-    assert (project.bulk_accepted, project.training.trainable) == (2, 0)
+    assert accepted_and_trainable(follower) == (2, 0)
     follower.hear(only(studio.update(1, label="Negative")))
     follower.sync()
-    project = follower.project()
-    assert project is not None
-    assert (project.bulk_accepted, project.training.trainable) == (1, 1)
+    assert accepted_and_trainable(follower) == (1, 1)
 
 
 def test_what_a_person_submitted_stays_so_when_the_person_is_deleted(
@@ -114,9 +116,7 @@ def test_what_a_person_submitted_stays_so_when_the_person_is_deleted(
     studio.delete_person()
     assert studio.annotations[1].payload["updated_by"] is None
     follower.sync()
-    project = follower.project()
-    assert project is not None
-    assert (project.bulk_accepted, project.training.trainable) == (0, 1)
+    assert accepted_and_trainable(follower) == (0, 1)
 
 
 def test_what_was_changed_once_more_than_events_told_is_taken_from_it(

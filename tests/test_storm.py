@@ -213,22 +213,18 @@ def ours(stage: Stage) -> float:
     return ticks / os.sysconf("SC_CLK_TCK") + sum(os.times()[:2])
 
 
-def test_hardly_an_event_is_refused_and_then_with_a_503(storm: Storm) -> None:
+def test_every_event_is_taken(storm: Storm) -> None:
     sent = len(PROJECTS) * int(SECONDS * PER_SECOND)
     assert len(storm.took) == sent
-    # Where others keep the disk busy, a write may take longer than the web waits for Redis: that is said by a 503.
-    assert len(storm.failed) <= sent // 100, storm.failed[:3]
-    assert {one.partition(" ")[0] for one in storm.failed} <= {"503"}, storm.failed
+    # Where others keep the disk busy, a write may take longer than the web waits for Redis.
+    assert len(storm.failed) <= (0 if storm.quiet else sent // 100), storm.failed[:3]
 
 
 def test_there_are_as_many_runs_as_the_policy_predicts_and_when_it_does(storm: Storm) -> None:
-    differing: list[str] = []
     for project in PROJECTS:
         count, differ = predicted(storm, project)
-        differing += [f"project {project}, {one}" for one in differ]
-        assert abs(count - len(storm.runs[project])) <= len(differ), project
-    # A clock that stands still for longer than a run may be off makes one run late; the policy goes on from there.
-    assert len(differing) <= 1, differing
+        assert differ == [], project
+        assert count == len(storm.runs[project])
 
 
 def test_every_run_succeeds_at_its_first_attempt(storm: Storm) -> None:

@@ -27,19 +27,18 @@ from ml_backend.runs import Lease, Runs
 from ml_backend.worker import Work, serve_queue
 
 
-def connect(patience_s: float = 5.0) -> redis.Redis:
+def connect() -> redis.Redis:
+    patience = 0.4
     return redis.Redis(
         unix_socket_path=os.environ["TEST_SOCKET"],
-        socket_timeout=patience_s,
-        socket_connect_timeout=patience_s,
+        socket_timeout=patience,
+        socket_connect_timeout=patience,
         retry=Retry(NoBackoff(), 0),
     )
 
 
 def open_runs() -> Runs:
-    """For a keeper, as impatient beside the lease as the product's."""
-    lease_s = float(os.environ["TEST_LEASE"])
-    return Runs(connect(lease_s / 6), lease_s=lease_s)
+    return Runs(connect(), lease_s=float(os.environ["TEST_LEASE"]))
 
 
 def note(*words: object) -> None:
@@ -49,7 +48,7 @@ def note(*words: object) -> None:
 
 def train(worker: str, *, uid: str, run_id: str) -> None:
     """The way of one run, as short as it can be."""
-    runs = Runs(connect(), lease_s=float(os.environ["TEST_LEASE"]))
+    runs = open_runs()
     kind = os.environ["TEST_KIND"]
     if kind == "crashes-early":
         os.kill(os.getpid(), signal.SIGSEGV)
@@ -57,7 +56,7 @@ def train(worker: str, *, uid: str, run_id: str) -> None:
     if lease is None:
         note("refused", os.getpid())
         return
-    with LeaseKeeper(lease, open_runs, grace_s=2.0, method=os.environ["TEST_METHOD"]) as keeper:
+    with LeaseKeeper(lease, open_runs, grace_s=0.5, method=os.environ["TEST_METHOD"]) as keeper:
         note("started", os.getpid(), keeper._pid)
         try:
             _train(kind, keeper)
@@ -82,19 +81,19 @@ def _end(runs: Runs, lease: Lease, kind: str) -> None:
 
 
 def _linger(runs: Runs, kind: str) -> None:
-    """Stay for longer than keeper and worker look away, and for less than the worker waits for who ended by itself."""
+    """Stay for longer than its keeper may look away, and for less than the worker waits for who ended by itself."""
     if kind == "lingers":
         time.sleep(2 * runs.lease_s)
         note("lingered")
     elif kind == "listens-and-lingers":
-        time.sleep(0.5 * runs.lease_s)
+        time.sleep(0.45 * runs.lease_s)
         note("lingered")
 
 
 def _train(kind: str, keeper: LeaseKeeper) -> None:
     if kind == "holds-the-lock":
         # A call through PyDLL keeps the interpreter's lock.
-        ctypes.PyDLL(None).usleep(ctypes.c_uint(int(float(os.environ["TEST_LEASE"]) * 2e6)))
+        ctypes.PyDLL(None).usleep(ctypes.c_uint(int(float(os.environ["TEST_LEASE"]) * 3e6)))
     elif kind == "hangs-in-c":
         collections.deque(itertools.repeat(0), maxlen=0)  # never returns, and never looks at signals
     elif kind == "crashes":
@@ -141,4 +140,4 @@ if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(process)d %(name)s %(message)s", stream=sys.stderr)
     spawned = os.environ["TEST_METHOD"] == "spawn"
     work = functools.partial(open_work) if not spawned else __import__("tests.work", fromlist=["open_work"]).open_work
-    serve_queue(sys.argv[1], work, spawn=spawned, burst=sys.argv[2:] == ["burst"], grace_s=3.0, overtime_s=1.0)  # type: ignore[arg-type]
+    serve_queue(sys.argv[1], work, spawn=spawned, burst=sys.argv[2:] == ["burst"], grace_s=0.7, overtime_s=1.0)  # type: ignore[arg-type]

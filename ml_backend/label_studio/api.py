@@ -71,24 +71,21 @@ _ANNOTATION_FIELDS = (
     "updated_by",
     "lead_time",
 )
-# What is asked of each task. ``fields=all`` takes a quarter longer, and ids do without it: a filter by a column has
-# that column computed.
-_LABELLED = {
+
+
+def _with_annotations(of_task: Sequence[str], of_annotations: Sequence[str]) -> dict[str, str]:
     # With the dot for the serializer that ``expand`` makes; without it for the task itself, and for a Label Studio that
     # does not expand.
-    "include": ",".join(
-        ("data", "annotations", *_ANNOTATION_FIELDS, *(f"annotations.{name}" for name in _ANNOTATION_FIELDS))
-    ),
-    "fields": "all",
+    named = (*of_task, "annotations", *of_annotations, *(f"annotations.{name}" for name in of_annotations))
     # One serializer for all annotations of the page; otherwise one is made for each task: half of the time.
-    "expand": "annotations",
-}
+    return {"include": ",".join(named), "fields": "all", "expand": "annotations"}
+
+
+# What is asked of each task. ``fields=all`` takes a quarter longer, and ids do without it: a filter by a column has
+# that column computed.
+_LABELLED = _with_annotations(("data",), _ANNOTATION_FIELDS)
 _PLAIN = {"include": "id,data,created_at,updated_at,is_labeled,predictions_model_versions", "fields": "all"}
-_PREDICTIONS = {
-    "include": "id,predictions,annotations,parent_prediction,annotations.parent_prediction",
-    "fields": "all",
-    "expand": "annotations",
-}
+_PREDICTIONS = _with_annotations(("id", "predictions"), ("parent_prediction",))
 _IDS = {"include": "id"}
 
 

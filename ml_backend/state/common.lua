@@ -40,9 +40,11 @@ local syncing = known[12]
 local before = seq
 local from_sync = false -- what Label Studio's API says: it wins, and brings the dead back, but yields to events since it began
 local stale = 0
-local update = {}
-local function set(name, value) update[#update + 1] = name; update[#update + 1] = value end
-local dataless = false
+local update, place = {}, {}
+local function set(name, value)
+  local at = place[name] or #update + 1
+  place[name], update[at], update[at + 1] = at, name, value
+end
 -- What changes nothing writes nothing: the disk is not waited for.
 local function save() if #update > 0 then redis.call('HSET', meta_key, unpack(update)) end end
 -- The clock looks at the project, at the latest now.
@@ -211,6 +213,11 @@ local function unmark(id, task, created, updated)
   change(id)
 end
 
+-- Whether a sync's answer gives an annotation the mark of a task of which an event told since who has it.
+local function gains_moved_mark(task, flags, before)
+  return has(flags, 2) and not has(before, 2) and is_touched('g' .. task)
+end
+
 local function write(id, task, created, updated, flags, body)
   local old = redis.call('HGET', annotations, id)
   local c, u, t, f, at = 0, 0, '', 0, 1
@@ -220,12 +227,12 @@ local function write(id, task, created, updated, flags, body)
   end
   -- What has the id now was made after what the event told of (fact 5), or was changed once more, of which no event came
   -- yet. Whose the mark is by then, events tell.
-  local successor = c > 0 and created > c
-  local marked = has(flags, 2) and not has(f, 2) and is_touched('g' .. task)
-  local newer = c > 0 and created == c and u > 0 and updated > u and not marked
-  if is_touched(id) and not successor and not newer then
-    if not has(flags, 2) then unmark(id, task, created, updated) end
-    return
+  if is_touched(id) and not (c > 0 and created > c) then
+    local newer = c > 0 and created == c and u > 0 and updated > u
+    if not newer or gains_moved_mark(task, flags, f) then
+      if not has(flags, 2) then unmark(id, task, created, updated) end
+      return
+    end
   end
   if is_touched('r' .. id .. ':' .. text(created)) then return end
   -- Nobody saved it since. That it began as a prediction, and whether a person saved it, Label Studio forgets with the
@@ -255,7 +262,7 @@ local function write(id, task, created, updated, flags, body)
     remove(id, t, f, t == task)
     old = nil
   end
-  if (claims and not take_mark(task, id, dated, old and has(f, 2), born or (old and not has(f, 2)))) or (has(flags, 2) and is_touched('g' .. task) and not (old and has(f, 2))) then
+  if (claims and not take_mark(task, id, dated, old and has(f, 2), born or (old and not has(f, 2)))) or gains_moved_mark(task, flags, old and f or 0) then
     flags = flags - 2
     same = old and f == flags and t == task and string.sub(old, at) == body
   end
@@ -281,10 +288,7 @@ local function write(id, task, created, updated, flags, body)
   count(flags, 1)
   redis.call('HSET', annotations, id, pack(created, updated, task, flags, body))
   revived('a' .. id)
-  if redis.call('HEXISTS', tasks, task) == 0 and not dataless then
-    dataless = true
-    set('dataless', ARGV[1])
-  end
+  if redis.call('HEXISTS', tasks, task) == 0 then set('dataless', ARGV[1]) end
   change(id)
 end
 

@@ -126,13 +126,7 @@ def theirs(driver: Driver, project: int) -> dict[str, Any]:
     details = driver.project(project)
     return {
         "annotations": {
-            one["id"]: (
-                task["id"],
-                one["was_cancelled"],
-                one["ground_truth"],
-                one["result"],
-                person(one),
-            )
+            one["id"]: (task["id"], one["was_cancelled"], one["ground_truth"], one["result"], person(one))
             for task in tasks
             for one in task["annotations"]
         },
